@@ -1,0 +1,1 @@
+"""Telemetry backend for battery-cell lines: events in, throughput against target and yield out."""

@@ -1,0 +1,298 @@
+"""The wire contract: topics and payloads, parsed once into immutable values.
+
+    topic   = "umh/v1/cbak/" site "/" area "/" line [ "/" station "/" machine ] "/" schema "/" name
+    schema  = "_cell_v1" | "_state_v1" | "_ledger_v1" | "_kpi_v1" | "_alert_v1"
+    level   = 1*40( "a".."z" / "0".."9" / "-" )
+
+    valid     umh/v1/cbak/nanjing/cells/32140-1/wnd/03/_cell_v1/completed
+    valid     umh/v1/cbak/nanjing/cells/32140-1/_kpi_v1/throughput_day
+    invalid   umh/v1/cbak/Nanjing/cells/32140-1/wnd/03/_cell_v1/completed     (capital letter)
+    invalid   umh/v1/cbak/nanjing/cells/32140-1/wnd/_cell_v1/completed        (no machine)
+
+A message on `_cell_v1/completed` is one event (a JSON object) or a backlog (an array of up to
+`MAX_BACKLOG` events of that machine, in order, at most `MAX_MESSAGE_BYTES`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from mes.errors import ConfigError, Rejected
+
+ROOT: Final = "umh/v1/cbak"
+MAX_EVENT_BYTES: Final = 4 * 1024
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+MAX_BACKLOG: Final = 256
+
+# Instants outside these years are a broken clock, not a production time.
+EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01T00:00:00Z
+LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01T00:00:00Z
+
+_INT64_MAX: Final = 2**63 - 1
+_INT32_MAX: Final = 2**31 - 1
+_FLOAT32_MAX: Final = 3.4028234e38
+
+_LEVEL = re.compile(r"[a-z0-9-]{1,40}")
+_NAME = re.compile(r"[a-z0-9_]{1,40}")
+_MACHINE_SCHEMAS = frozenset({"_cell_v1", "_state_v1", "_ledger_v1"})
+_LINE_SCHEMAS = frozenset({"_kpi_v1", "_alert_v1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """An ISA-95 path under `ROOT` with what is said about it. Line topics have no station and machine."""
+
+    site: str
+    area: str
+    line: str
+    station: str | None
+    machine: str | None
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        equipment = [self.site, self.area, self.line]
+        if self.station is not None and self.machine is not None:
+            equipment += [self.station, self.machine]
+        return "/".join([ROOT, *equipment, self.schema, self.name])
+
+    @classmethod
+    def parse(cls, text: str) -> Topic:
+        """Read a topic; `Rejected("topic")` says which level is wrong."""
+        if not text.startswith(ROOT + "/"):
+            raise Rejected("topic", f"topic {text[:200]!r} does not begin with {ROOT}/")
+        levels = text[len(ROOT) + 1 :].split("/")
+        if len(levels) not in (5, 7):
+            raise Rejected("topic", f"topic {text[:200]!r} has {len(levels)} levels under {ROOT}, not 5 (line) or 7 (machine)")
+        *equipment, schema, name = levels
+        for level in equipment:
+            if not _LEVEL.fullmatch(level):
+                raise Rejected("topic", f"topic level {level[:80]!r} is not 1 to 40 of a-z, 0-9 and -")
+        allowed = _MACHINE_SCHEMAS if len(levels) == 7 else _LINE_SCHEMAS
+        if schema not in allowed or not _NAME.fullmatch(name):
+            raise Rejected("topic", f"topic ends in {schema[:40]}/{name[:40]}, not in one of {', '.join(sorted(allowed))} and a name")
+        site, area, line, *rest = equipment
+        station, machine = rest if rest else (None, None)
+        return cls(site, area, line, station, machine, schema, name)
+
+
+def level(text: str) -> str:
+    """Return `text` if it can stand as a topic level, else raise ConfigError."""
+    if not isinstance(text, str) or not _LEVEL.fullmatch(text):
+        raise ConfigError(f"code {text!r} cannot be a topic level: use 1 to 40 of a-z, 0-9 and -")
+    return text
+
+
+def machine_topic(site: str, area: str, line: str, station: str, machine: str, kind: Literal["cell", "state", "ledger"]) -> str:
+    """The topic on which a machine reports cells or states, or is told what is committed."""
+    schema, name = {"cell": ("_cell_v1", "completed"), "state": ("_state_v1", "changed"), "ledger": ("_ledger_v1", "committed")}[kind]
+    return str(Topic(site, area, line, station, machine, schema, name))
+
+
+def kpi_topic(site: str, area: str, line: str, name: str) -> str:
+    """The retained topic of one figure of a line."""
+    return str(Topic(site, area, line, None, None, "_kpi_v1", name))
+
+
+def line_filters(site: str, area: str, line: str) -> tuple[str, ...]:
+    """The subscriptions of a line's ingest session: its cells, from every machine of every station."""
+    return (f"{ROOT}/{site}/{area}/{line}/+/+/_cell_v1/completed",)
+
+
+def session_id(site: str, line: str) -> str:
+    """The MQTT client id of a line's one persistent session."""
+    return f"mes-ingest-{site}-{line}"
+
+
+Result = Literal["pass", "rework", "scrap"]
+RESULTS: Final[tuple[Result, ...]] = ("pass", "rework", "scrap")
+
+_Reading = Annotated[float, Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
+_Serial = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class CellEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One cell has finished at one machine.
+
+    boot, seq      the machine's restart count and its message number within that boot, from 1, without gaps:
+                   with the machine they are the identity of the event
+    timestamp_ms   completion, milliseconds since 1970 UTC, by the machine's clock; the same on every redelivery
+    unit           the cell's serial
+    attempt        1 for the first visit of this cell to this station
+    result         pass, rework (missed, may be tried again) or scrap
+    cycle_s        seconds the cell was in work
+    defect         code of what was wrong; required unless pass, forbidden with it
+    channel        slot within a cabinet, oven or chamber
+    lots           consumed lots by material
+    meas           readings by characteristic, in the unit of the plant's seeds
+    """
+
+    boot: Annotated[int, Meta(ge=0, le=_INT32_MAX)]
+    seq: Annotated[int, Meta(ge=1, le=_INT64_MAX)]
+    timestamp_ms: Annotated[int, Meta(ge=EARLIEST_MS, lt=LATEST_MS)]
+    unit: _Serial
+    attempt: Annotated[int, Meta(ge=1, le=32767)]
+    result: Result
+    cycle_s: Annotated[float, Meta(ge=0.0, le=_FLOAT32_MAX)]
+    defect: Annotated[str, Meta(min_length=1, max_length=16)] | UnsetType = UNSET
+    channel: Annotated[int, Meta(ge=0, le=_INT32_MAX)] | UnsetType = UNSET
+    lots: dict[_Serial, _Serial] | UnsetType = UNSET
+    meas: dict[str, _Reading] = {}
+
+
+_decode_one = msgspec.json.Decoder(CellEvent).decode
+_decode_many = msgspec.json.Decoder(list[CellEvent]).decode
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+encode = msgspec.json.Encoder().encode
+
+# Members that are strings, or have a string for a name, in an event without options: 7 names and 2 values.
+_PLAIN_STRINGS: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A part of a payload that was not understood, with the identity as far as it could be read."""
+
+    reason: str
+    detail: str
+    payload: bytes
+    boot: int | None = None
+    seq: int | None = None
+
+
+class Station:
+    """What events of a station may hold: its characteristics and its defect codes.
+
+    `decode` is strict where JSON libraries are lenient: duplicate keys, integers beyond int64, NUL in
+    strings, NaN, absurd times and oversize are refused, each event by itself.
+    """
+
+    __slots__ = ("characteristics", "defects")
+
+    def __init__(self, characteristics: Iterable[str], defects: Iterable[str]) -> None:
+        self.characteristics = frozenset(characteristics)
+        self.defects = frozenset(defects)
+
+    def decode(self, payload: bytes) -> tuple[Sequence[CellEvent], Sequence[Reject]]:
+        """Split a message into events and rejects; together they account for every byte. Never raises."""
+        if len(payload) > MAX_MESSAGE_BYTES:
+            return (), (Reject("oversize", f"message of {len(payload)} bytes, at most {MAX_MESSAGE_BYTES}", payload),)
+        if payload[:1] != b"[":
+            try:
+                return (self._one(payload),), ()
+            except Rejected as why:
+                return (), (_reject(why, payload),)
+        try:
+            events = _decode_many(payload)
+            if len(events) <= MAX_BACKLOG and self._sound(events, payload):
+                return events, ()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        return self._each(payload)
+
+    def _each(self, payload: bytes) -> tuple[Sequence[CellEvent], Sequence[Reject]]:
+        """The slow way through an array, event by event, so that a bad one takes no neighbour along."""
+        try:
+            parts = _split(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
+            return (), (Reject("not_json", str(why), payload),)
+        if len(parts) > MAX_BACKLOG:
+            return (), (Reject("oversize", f"array of {len(parts)} events, at most {MAX_BACKLOG}", payload),)
+        events: list[CellEvent] = []
+        rejects: list[Reject] = []
+        for part in map(bytes, parts):
+            try:
+                events.append(self._one(part))
+            except Rejected as why:
+                rejects.append(_reject(why, part))
+        return events, rejects
+
+    def _one(self, payload: bytes) -> CellEvent:
+        if len(payload) > MAX_EVENT_BYTES:
+            raise Rejected("oversize", f"event of {len(payload)} bytes, at most {MAX_EVENT_BYTES}")
+        try:
+            event = _decode_one(payload)
+        except msgspec.ValidationError as why:
+            raise Rejected("invalid", str(why)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
+            raise Rejected("not_json", str(why)) from None
+        if not self._sound((event,), payload):
+            self._refuse(event, payload)
+        return event
+
+    def _sound(self, events: Sequence[CellEvent], payload: bytes) -> bool:
+        """Whether nothing is wrong that the decoder lets through.
+
+        A repeated key leaves no trace in the decoded event, but its quotes stand in the payload: without
+        escapes there are exactly two for each string of the event, and never fewer, so one count finds any
+        repetition. Whatever else makes the count differ (an empty "meas") is cleared on the slow way.
+        """
+        strings = 0
+        known = self.characteristics
+        for e in events:
+            meas = e.meas
+            strings += _PLAIN_STRINGS
+            if e.result != "pass":
+                if e.defect not in self.defects:
+                    return False
+                strings += 2
+            elif e.defect is not UNSET:
+                return False
+            if meas:
+                if not meas.keys() <= known:
+                    return False
+                strings += len(meas) + 1
+            if e.channel is not UNSET:
+                strings += 1
+            if e.lots is not UNSET:
+                strings += 2 * len(e.lots) + 1
+        return payload.count(b'"') == 2 * strings and b"\\" not in payload
+
+    def _refuse(self, event: CellEvent, payload: bytes) -> None:
+        """Name what `_sound` doubted, or find the doubt unfounded and return."""
+        if event.result == "pass":
+            if event.defect is not UNSET:
+                raise Rejected("invalid", f"defect {event.defect!r} with result 'pass': leave it out")
+        elif event.defect is UNSET:
+            raise Rejected("invalid", f"result {event.result!r} without a defect")
+        elif event.defect not in self.defects:
+            raise Rejected("unknown_defect", f"defect {event.defect!r} is not known at this station: {', '.join(sorted(self.defects)) or 'none is'}")
+        unknown = event.meas.keys() - self.characteristics
+        if unknown:
+            raise Rejected("unknown_characteristic", f"characteristic {min(unknown)!r} is not known at this station")
+
+        def once(pairs: list[tuple[str, Any]]) -> None:
+            names = [name for name, _ in pairs]
+            if len(names) != len(set(names)):
+                raise Rejected("duplicate_key", f"key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+
+        json.loads(payload, object_pairs_hook=once)
+        lots = event.lots if event.lots is not UNSET else {}
+        for text in (event.unit, *lots.keys(), *lots.values()):
+            if "\0" in text:
+                raise Rejected("nul", f"NUL in {text!r}")
+
+
+class _Identity(msgspec.Struct):
+    boot: Annotated[int, Meta(ge=0, le=_INT32_MAX)]
+    seq: Annotated[int, Meta(ge=1, le=_INT64_MAX)]
+
+
+_decode_identity = msgspec.json.Decoder(_Identity).decode
+
+
+def _reject(why: Rejected, payload: bytes) -> Reject:
+    if payload.count(b'"boot"') != 1 or payload.count(b'"seq"') != 1:
+        return Reject(why.reason, why.detail, payload)  # no identity, or one too many to tell which
+    try:
+        identity = _decode_identity(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Reject(why.reason, why.detail, payload)
+    return Reject(why.reason, why.detail, payload, identity.boot, identity.seq)
