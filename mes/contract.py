@@ -79,7 +79,7 @@ class Topic:
         if schema not in allowed or not _NAME.fullmatch(name):
             raise Rejected("topic", f"topic ends in {schema[:40]}/{name[:40]}, not in one of {', '.join(sorted(allowed))} and a name")
         site, area, line, *rest = equipment
-        station, machine = rest if rest else (None, None)
+        station, machine = rest or (None, None)
         return cls(site, area, line, station, machine, schema, name)
 
 
@@ -263,7 +263,9 @@ class Station:
         elif event.defect is UNSET:
             raise Rejected("invalid", f"result {event.result!r} without a defect")
         elif event.defect not in self.defects:
-            raise Rejected("unknown_defect", f"defect {event.defect!r} is not known at this station: {', '.join(sorted(self.defects)) or 'none is'}")
+            raise Rejected(
+                "unknown_defect", f"defect {event.defect!r} is not known at this station: {', '.join(sorted(self.defects)) or 'none is'}"
+            )
         unknown = event.meas.keys() - self.characteristics
         if unknown:
             raise Rejected("unknown_characteristic", f"characteristic {min(unknown)!r} is not known at this station")

@@ -35,7 +35,7 @@ class _Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of a seeds file: unknown keys are errors."""
 
 
-class Shift(_Seed, kw_only=True):
+class Shift(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A shift by its local start and end; one that ends at or before its start ends on the next calendar day."""
 
     name: str
@@ -43,12 +43,12 @@ class Shift(_Seed, kw_only=True):
     end: dt.time
 
 
-class Area(_Seed, kw_only=True):
+class Area(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     code: Code
     name: str
 
 
-class Site(_Seed, kw_only=True):
+class Site(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A plant: an IANA zone, the local time at which its production day begins, and its shifts."""
 
     code: Code
@@ -64,7 +64,7 @@ class Site(_Seed, kw_only=True):
         return ZoneInfo(self.zone)
 
 
-class Product(_Seed, kw_only=True):
+class Product(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A cell type. `energy_wh` is nominal voltage times rated capacity, per cell."""
 
     code: Code
@@ -76,7 +76,7 @@ class Product(_Seed, kw_only=True):
     source: str
 
 
-class Defect(_Seed, kw_only=True):
+class Defect(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Why a cell misses the requirements of a station; `ppm` of first attempts in a mature line."""
 
     code: Annotated[str, Meta(min_length=1, max_length=16)]
@@ -84,7 +84,7 @@ class Defect(_Seed, kw_only=True):
     ppm: NotNegative
 
 
-class Rework(_Seed, kw_only=True):
+class Rework(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Trying again at the same station: `share` of the misses may, at most `max` times, each with `success`."""
 
     max: Count
@@ -92,7 +92,7 @@ class Rework(_Seed, kw_only=True):
     success: Fraction
 
 
-class Characteristic(_Seed, kw_only=True):
+class Characteristic(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A quantity that a station measures.
 
     distribution   "normal": `nominal` is the mean, `sigma` in `unit`;
@@ -112,7 +112,7 @@ class Characteristic(_Seed, kw_only=True):
     usl: float | None = None
 
 
-class Station(_Seed, kw_only=True):
+class Station(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A step of the route, done by `machines` alike.
 
     kind             discrete: `cells_per_cycle` cells leave every `cycle_s`
@@ -148,7 +148,7 @@ class Station(_Seed, kw_only=True):
         return [f"{n:0{width}d}" for n in range(1, self.machines + 1)]
 
 
-class Line(_Seed, kw_only=True):
+class Line(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A line: its place, its product and its route. Good cells count at the last station."""
 
     site: Code
@@ -166,7 +166,7 @@ class Line(_Seed, kw_only=True):
         return f"{self.site}/{self.area}/{self.code}"
 
 
-class Target(_Seed, kw_only=True):
+class Target(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a line shall make, in force from the production day `from` until the next target of that line.
 
     `gwh_per_year` goes with `days_per_year`, the production days that make the two figures one.
@@ -180,7 +180,7 @@ class Target(_Seed, kw_only=True):
     source: str
 
 
-class SiteCapacity(_Seed, kw_only=True):
+class SiteCapacity(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A phase of a site's capacity programme, in GWh a year."""
 
     site: Code
@@ -207,20 +207,20 @@ class Plant(msgspec.Struct, frozen=True):
         return found[0]
 
 
-class _SiteFile(_Seed, kw_only=True):
+class _SiteFile(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     site: Site
 
 
-class _LineFile(_Seed, kw_only=True):
+class _LineFile(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     line: Line
     station: Annotated[list[Station], Meta(min_length=1)]
 
 
-class _ProductsFile(_Seed, kw_only=True):
+class _ProductsFile(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     product: list[Product]
 
 
-class _TargetsFile(_Seed, kw_only=True):
+class _TargetsFile(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     target: list[Target] = []
     site_capacity: list[SiteCapacity] = []
 
@@ -316,7 +316,9 @@ def _check_site(path: Path, site: Site) -> None:
     at = site.day_start
     for n, shift in enumerate(site.shift):
         if shift.start != at:
-            raise ConfigError(f"{path}: site.shift[{n}].start is {shift.start}, must be {at}: shifts follow one another without hole or overlap")
+            raise ConfigError(
+                f"{path}: site.shift[{n}].start is {shift.start}, must be {at}: shifts follow one another without hole or overlap"
+            )
         at = shift.end
     if at != site.day_start:
         raise ConfigError(f"{path}: the last shift ends at {at}, must end at site.day_start {site.day_start}")
@@ -329,7 +331,10 @@ def _check_line(path: Path, line: Line, sites: dict[str, Site], products: dict[s
     if line.site not in sites:
         raise refuse("line.site", f"{line.site!r} is unknown: use one of {', '.join(sites)}")
     if line.area not in {area.code for area in sites[line.site].area}:
-        raise refuse("line.area", f"{line.area!r} is not an area of site {line.site!r}: use one of {', '.join(a.code for a in sites[line.site].area)}")
+        raise refuse(
+            "line.area",
+            f"{line.area!r} is not an area of site {line.site!r}: use one of {', '.join(a.code for a in sites[line.site].area)}",
+        )
     if line.product not in products:
         raise refuse("line.product", f"{line.product!r} is unknown: use one of {', '.join(products)}")
     codes: set[str] = set()

@@ -1,1 +1,1 @@
-
+"""Key figures as mergeable sums: kernels that count events, and the sums they fill."""

@@ -1,0 +1,5 @@
+"""`python -m mes`."""
+
+from mes.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""What one transaction stores: new events by station, rejects, and what the ledger learns from them."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from mes.contract import CellEvent, Reject
+from mes.equipment import Equipment, Machine, Station
+from mes.errors import Rejected
+from mes.ledger import Ledger, Received
+
+
+@dataclass(slots=True)
+class Delivery:
+    """New events of one machine that came in one message."""
+
+    machine_id: int
+    received_us: int
+    events: list[CellEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A reject with where it came from."""
+
+    topic: str
+    machine_id: int | None
+    reject: Reject
+
+
+@dataclass(slots=True)
+class Batch:
+    """Filled message by message; `events`, `duplicates` and `quarantined` account for all that came."""
+
+    deliveries: dict[Station, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
+    quarantined: list[Quarantined] = field(default_factory=list)
+    received: dict[tuple[int, int], Received] = field(default_factory=lambda: defaultdict(Received))
+    duplicates: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
+    events: int = 0
+
+    def add(self, topic: str, payload: bytes, equipment: Equipment, ledger: Ledger) -> None:
+        """Take in a message: every event of it is new, a duplicate, or quarantined. Never raises."""
+        try:
+            machine = equipment.machine(topic)
+        except Rejected as why:
+            self.quarantined.append(Quarantined(topic, None, Reject(why.reason, why.detail, payload)))
+            return
+        events, rejects = machine.station.rules.decode(payload)
+        if events:
+            self._take(machine, events if isinstance(events, list) else list(events), ledger)
+        for reject in rejects:
+            self.quarantined.append(Quarantined(topic, machine.machine_id, reject))
+            if reject.boot is not None and reject.seq is not None and ledger.add(machine.machine_id, reject.boot, reject.seq):
+                self.received[machine.machine_id, reject.boot].add(reject.seq)
+
+    def _take(self, machine: Machine, events: list[CellEvent], ledger: Ledger) -> None:
+        machine_id = machine.machine_id
+        new = [event for event in events if ledger.add(machine_id, event.boot, event.seq)]
+        if len(new) < len(events):
+            kept = set(map(id, new))
+            for event in events:
+                if id(event) not in kept:
+                    self.duplicates[machine_id, event.boot] += 1
+        if not new:
+            return
+        received = self.received
+        for event in new:
+            received[machine_id, event.boot].add(event.seq)
+        self.deliveries[machine.station].append(Delivery(machine_id, time.time_ns() // 1000, new))
+        self.events += len(new)

@@ -1,0 +1,123 @@
+"""The command line: `mes`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mes.errors import MesError, Unavailable
+
+EXIT_CONFIG, EXIT_UNAVAILABLE = 2, 3
+
+
+class _Group(click.Group):
+    """Prints our errors as one line and leaves with a code that says whether trying again can help."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Unavailable as why:
+            click.echo(f"mes: {why}", err=True)
+            ctx.exit(EXIT_UNAVAILABLE)
+        except MesError as why:
+            click.echo(f"mes: {why}", err=True)
+            ctx.exit(EXIT_CONFIG)
+
+
+@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "MES", "show_default": True, "help_option_names": ["-h", "--help"]})
+@click.option("--database", "database_url", envvar="MES_DATABASE_URL", show_envvar=True, help="postgresql://user:password@host/database")
+@click.option("--broker", "broker_url", envvar="MES_BROKER_URL", show_envvar=True, help="mqtt://user:password@host:1883, or mqtts://")
+@click.option(
+    "--log-level", envvar="MES_LOG_LEVEL", show_envvar=True, default="info", type=click.Choice(["debug", "info", "warning", "error"])
+)
+def main(database_url: str | None, broker_url: str | None, log_level: str) -> None:
+    """Counts battery cells against their targets: events from MQTT into PostgreSQL or TimescaleDB, figures out of it."""
+    import os
+
+    # one source of settings for commands and for the processes they start
+    if database_url:
+        os.environ["MES_DATABASE_URL"] = database_url
+    if broker_url:
+        os.environ["MES_BROKER_URL"] = broker_url
+    logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database's schema up to this program."""
+    from mes import settings
+    from mes.store import migrate as run
+
+    applied = run.migrate(settings.database_url())
+    click.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
+
+
+@main.command()
+@click.option("--seeds", envvar="MES_SEEDS", show_envvar=True, type=click.Path(path_type=Path), help="folder that describes the plants")
+def seed(seeds: Path | None) -> None:
+    """Load sites, lines, products and targets from a seeds folder."""
+    from mes import plant, settings
+    from mes.store import seed as run
+
+    loaded = plant.load(seeds or settings.seeds())
+    changed = run.seed(settings.database_url(), loaded)
+    click.echo(f"{len(loaded.sites)} sites, {len(loaded.lines)} lines: {'loaded' if changed else 'unchanged'}")
+
+
+@main.command()
+@click.option("--line", "lines", multiple=True, envvar="MES_LINES", show_envvar=True, help="only this line (path); may be repeated")
+def ingest(lines: tuple[str, ...]) -> None:
+    """Store events of the lines whose lease can be had, until stopped."""
+    from mes import settings
+    from mes.ingest import ingest as run
+    from mes.tasks import stop_on_signals
+
+    async def service() -> None:
+        await run(settings.database_url(), settings.broker_url(), stop_on_signals(), frozenset(lines))
+
+    asyncio.run(service())
+
+
+@main.command()
+@click.option("--all", "everything", is_flag=True, help="sum history anew and end")
+@click.option("--line", help="with --all: only this line (path)")
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="with --all: first production day")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="with --all: last production day")
+def rollup(everything: bool, line: str | None, first: dt.datetime | None, last: dt.datetime | None) -> None:
+    """Keep the sums true and publish the figures, until stopped."""
+    import os
+
+    from mes import rollup as run
+    from mes import settings
+    from mes.tasks import stop_on_signals
+
+    if everything:
+        from rich.progress import Progress
+
+        with Progress() as bar:
+            task = bar.add_task("buckets", total=None)
+            n = run.recompute_all(
+                settings.database_url(),
+                line,
+                first.date() if first else None,
+                last.date() if last else None,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        click.echo(f"{n} buckets summed")
+        return
+
+    async def service() -> None:
+        broker = settings.broker_url() if os.environ.get("MES_BROKER_URL") else None
+        await run.rollup(settings.database_url(), broker, stop_on_signals())
+
+    asyncio.run(service())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Ingest: from the broker's session of a line into the database, acknowledged when committed.
+
+One task a line. It waits for the line's lease, then lets messages flow: `decode` fills a batch with what has arrived
+while the batch before it is being committed, `commit` stores it, and only then are its messages acked. Whatever breaks,
+connection and session are dropped and begun anew: what was not acked comes again, what was committed the ledger knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from mes import contract
+from mes.batch import Batch
+from mes.broker import Message, Session
+from mes.equipment import Line
+from mes.errors import Unavailable
+from mes.store.events import Writer, active_lines
+from mes.tasks import set_within, task_group, unless
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 2 << 20  # the size that closes a batch: some 8,000 events
+LINGER_S = 0.02  # the age that closes a batch: how long its first message waits for company
+LEASE_RETRY_S = 1.0
+PLANT_CHECK_S = 2.0
+RETRY_S = (0.5, 15.0)  # first and longest pause before beginning anew
+
+
+async def ingest_line(line: Line, database: str, broker: str, draining: asyncio.Event) -> None:
+    """Hold the line's lease and session until `draining` is set; then commit and ack what was taken, and return."""
+    with ThreadPoolExecutor(1, f"store {line.path}") as thread:  # one connection, one thread: calls and close never overlap
+        store_call = partial(asyncio.get_running_loop().run_in_executor, thread)
+        store: Writer = await store_call(Writer.open, database, line)
+        try:
+            while not await store_call(store.acquire):
+                if await set_within(draining, LEASE_RETRY_S):
+                    return
+            equipment = await store_call(store.equipment)
+            ledger = await store_call(store.ledger)
+            filters = contract.line_filters(line.site, line.area, line.code)
+            async with Session(broker, contract.session_id(line.site, line.code), filters) as session:
+                log.info("line %s: lease and session held", line.path)
+                filled: asyncio.Queue[tuple[Batch, list[Message]] | None] = asyncio.Queue(1)
+
+                async def decode() -> None:
+                    while (messages := await unless(draining, session.receive(BATCH_BYTES, LINGER_S))) is not None:
+                        batch = Batch()
+                        for message in messages:
+                            batch.add(message.topic, message.payload, equipment, ledger)
+                        await filled.put((batch, messages))
+                    await filled.put(None)
+
+                async def commit() -> None:
+                    while (taken := await filled.get()) is not None:
+                        batch, messages = taken
+                        await store_call(store.commit, batch)
+                        session.ack(messages)
+                        _say(line, batch)
+
+                async with task_group() as tasks:
+                    tasks.create_task(decode(), name=f"decode {line.path}")
+                    tasks.create_task(commit(), name=f"commit {line.path}")
+        finally:
+            await store_call(store.close)
+
+
+async def ingest(database: str, broker: str, draining: asyncio.Event, only: frozenset[str] = frozenset()) -> None:
+    """Ingest all active lines, or those of `only` (paths), until `draining` is set. A changed plant is taken up anew."""
+    while (plant := await _plant(database, draining)) is not None:
+        outdated = asyncio.Event()
+        async with task_group() as tasks:
+            for line in plant[1]:
+                if not only or line.path in only:
+                    tasks.create_task(_keep(line, database, broker, outdated), name=line.path)
+            while not await set_within(draining, PLANT_CHECK_S):
+                now = await _plant(database, draining)
+                if now is not None and now[0] != plant[0]:
+                    log.info("the plant has changed: beginning anew")
+                    break
+            outdated.set()
+
+
+async def _plant(database: str, draining: asyncio.Event) -> tuple[int, list[Line]] | None:
+    """The plant's version and active lines, waited for as long as the database is away; None when draining."""
+    while not draining.is_set():
+        try:
+            return await asyncio.to_thread(active_lines, database)
+        except Unavailable as why:
+            log.warning("%s; trying again in %.0f s", why, PLANT_CHECK_S)
+        await set_within(draining, PLANT_CHECK_S)
+    return None
+
+
+async def _keep(line: Line, database: str, broker: str, draining: asyncio.Event) -> None:
+    """Ingest a line, again and again while waiting can help; Refused ends it."""
+    clock = asyncio.get_running_loop().time
+    pause = RETRY_S[0]
+    while not draining.is_set():
+        began = clock()
+        try:
+            await ingest_line(line, database, broker, draining)
+            break
+        except Unavailable as why:
+            if clock() - began > RETRY_S[1]:
+                pause = RETRY_S[0]
+            log.warning("line %s: %s; trying again in %.1f s", line.path, why, pause)
+        await set_within(draining, pause)
+        pause = min(pause * 2, RETRY_S[1])
+
+
+def _say(line: Line, batch: Batch) -> None:
+    if batch.quarantined:
+        reasons = sorted({q.reject.reason for q in batch.quarantined})
+        log.warning("line %s: %d quarantined (%s)", line.path, len(batch.quarantined), ", ".join(reasons))
+    log.debug("line %s: %d events, %d duplicates", line.path, batch.events, sum(batch.duplicates.values()))

@@ -1,0 +1,87 @@
+"""Rollup: marked buckets are summed anew from their events, and what changed is published."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from mes import publish
+from mes.broker import Publisher
+from mes.errors import Unavailable
+from mes.store.sums import Rollup
+from mes.tasks import set_within, task_group
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.5  # a line is summed at most this often; marks that come in between wait
+SHARE = 0.3  # and the work takes at most about this share of the time, so that ingest keeps its core
+POLL_S = 1.0
+RETRY_S = (0.5, 15.0)
+
+
+async def rollup(database: str, broker: str | None, stopping: asyncio.Event) -> None:
+    """Keep the sums true and, with a broker, the retained topics too, until `stopping` is set."""
+    publisher = Publisher(broker, "mes-rollup") if broker else None
+    async with task_group() as tasks:
+        publishing = tasks.create_task(publisher.run(), name="publish") if publisher else None
+        pause = RETRY_S[0]
+        while not stopping.is_set():
+            try:
+                await _work(database, publisher, stopping)
+                pause = RETRY_S[0]
+            except Unavailable as why:
+                log.warning("%s; trying again in %.1f s", why, pause)
+                await set_within(stopping, pause)
+                pause = min(pause * 2, RETRY_S[1])
+        if publishing:
+            publishing.cancel()
+
+
+async def _work(database: str, publisher: Publisher | None, stopping: asyncio.Event) -> None:
+    """Sum and publish on one connection until `stopping` is set; Unavailable when the database goes."""
+    clock = asyncio.get_running_loop().time
+    published: dict[str, bytes] = {}
+    with ThreadPoolExecutor(1, "rollup") as thread:
+        call = partial(asyncio.get_running_loop().run_in_executor, thread)
+        sums: Rollup = await call(Rollup, database)
+        try:
+            while not stopping.is_set():
+                began = clock()
+                done = await call(sums.step)
+                if publisher:
+                    for row in await call(sums.latest_days):
+                        topic, payload = publish.throughput_day(row)
+                        if published.get(topic) != payload:
+                            published[topic] = payload
+                            publisher.set(topic, payload)
+                spent = clock() - began
+                if done:
+                    await set_within(stopping, max(INTERVAL_S - spent, spent / SHARE - spent, 0.0))
+                else:
+                    await call(sums.wait, POLL_S)
+        finally:
+            await call(sums.close)
+
+
+def recompute_all(
+    database: str, path: str | None, first: dt.date | None, last: dt.date | None, progress: Callable[[int, int], None]
+) -> int:
+    """Sum history anew (of a line, of production days first to last); returns the number of buckets.
+
+    `progress(done, total)` is called after each production day of a line.
+    """
+    sums = Rollup(database)
+    try:
+        total = sums.mark_history(path, first, last)
+        done = 0
+        progress(0, total)
+        while n := sums.step():
+            done += n
+            progress(done, max(total, done))
+        return done
+    finally:
+        sums.close()

@@ -1,0 +1,159 @@
+-- Named statements: each has a line that says what it is for.
+
+-- name: active_lines
+-- Lines that ingest holds sessions for.
+SELECT l.line_id, s.code, l.area, l.code
+FROM mes.line l JOIN mes.site s USING (site_id)
+WHERE l.active ORDER BY l.path
+
+-- name: plant_version
+-- Raised by each seeding.
+SELECT coalesce(max(version), 0) FROM mes.plant_version
+
+-- name: equipment
+-- A line's stations with readings by slot, defects by code, and machines.
+SELECT
+    s.station_id, s.code,
+    coalesce((SELECT array_agg(c.name ORDER BY c.slot) FROM mes.characteristic c WHERE c.station_id = s.station_id), '{}'),
+    coalesce((SELECT jsonb_object_agg(d.code, d.defect_id) FROM mes.defect d WHERE d.station_id = s.station_id), '{}'),
+    array_agg(m.machine_id ORDER BY m.machine_id), array_agg(m.code ORDER BY m.machine_id)
+FROM mes.station s JOIN mes.machine m USING (station_id)
+WHERE s.line_id = %s
+GROUP BY s.station_id
+
+-- name: ledger
+-- What each machine of a line has delivered.
+SELECT g.machine_id, g.boot, g.received
+FROM mes.machine_ledger g JOIN mes.machine m USING (machine_id) JOIN mes.station s USING (station_id)
+WHERE s.line_id = %s
+
+-- name: add_to_ledger
+-- Unite what a batch brought with what was there: in any order, twice or from two places, the ranges come out the same.
+INSERT INTO mes.machine_ledger AS g (machine_id, boot, received, duplicates)
+SELECT * FROM unnest(%s::integer[], %s::integer[], %s::int8multirange[], %s::bigint[])
+ON CONFLICT (machine_id, boot) DO UPDATE
+SET received = g.received + EXCLUDED.received, duplicates = g.duplicates + EXCLUDED.duplicates
+
+-- name: mark_buckets
+-- Buckets whose rows this transaction changes.
+INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT %s::smallint, to_timestamp(at) FROM unnest(%s::double precision[]) AS at
+
+-- name: stored_events
+-- Which of these identities the table holds.
+SELECT e.machine_id, e.boot, e.seq
+FROM unnest(%s::integer[], %s::integer[], %s::bigint[]) AS k (machine_id, boot, seq)
+JOIN mes.cell_event e ON (e.machine_id, e.boot, e.seq) = (k.machine_id, k.boot, k.seq)
+
+-- name: quarantine
+-- Keep a reject whole; the same bytes on the same topic are counted, not repeated.
+INSERT INTO mes.quarantine AS q (reason, detail, topic, payload, machine_id, boot, seq, digest)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (digest) DO UPDATE SET last_seen_at = now(), times = q.times + 1
+
+-- name: lines_with_marks
+-- Lines that wait for a rollup, and the oldest bucket that does.
+SELECT d.line_id, l.path, s.zone, s.day_start, min(d.bucket), count(*)
+FROM mes.dirty_bucket d JOIN mes.line l USING (line_id) JOIN mes.site s USING (site_id)
+GROUP BY d.line_id, l.path, s.zone, s.day_start ORDER BY min(d.bucket)
+
+-- name: take_marks
+-- The marks of a stretch of time: whoever deletes them owes the sums of their buckets.
+WITH taken AS (DELETE FROM mes.dirty_bucket WHERE line_id = %s AND bucket >= %s AND bucket < %s RETURNING bucket)
+SELECT DISTINCT bucket FROM taken ORDER BY bucket
+
+-- name: line_calendars
+-- What is needed to know a line's production days.
+SELECT l.line_id, s.zone, s.day_start FROM mes.line l JOIN mes.site s USING (site_id)
+WHERE %(path)s::text IS NULL OR l.path = %(path)s
+
+-- name: mark_history
+-- Every bucket of a line that has events or sums within a stretch of time.
+INSERT INTO mes.dirty_bucket (line_id, bucket)
+SELECT line_id, date_bin('5 minutes', at, 'epoch'::timestamptz) FROM mes.cell_event
+WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s
+UNION
+SELECT line_id, bucket FROM kpi.station_bucket WHERE line_id = %(line)s AND bucket >= %(begin)s AND bucket < %(end)s
+
+-- name: stations_and_defects
+-- Ids of a line's stations and their defects, for dense arrays.
+SELECT array_agg(DISTINCT s.station_id ORDER BY s.station_id), coalesce(array_agg(DISTINCT d.defect_id ORDER BY d.defect_id) FILTER (WHERE d.defect_id IS NOT NULL), '{}')
+FROM mes.station s LEFT JOIN mes.defect d USING (station_id) WHERE s.line_id = %s
+
+-- name: drop_buckets
+DELETE FROM kpi.station_bucket WHERE line_id = %s AND bucket = ANY(%s)
+
+-- name: drop_defect_buckets
+DELETE FROM kpi.defect_bucket WHERE line_id = %s AND bucket = ANY(%s)
+
+-- name: drop_hours
+DELETE FROM kpi.station_hour WHERE line_id = %(line)s AND hour = ANY(%(hours)s)
+
+-- name: sum_hours
+-- Hours from the buckets inside them.
+WITH bucket AS (
+    SELECT h.hour, b.* FROM unnest(%(hours)s::timestamptz[]) AS h (hour)
+    JOIN kpi.station_bucket b ON b.line_id = %(line)s AND b.bucket >= h.hour AND b.bucket < h.hour + interval '1 hour'
+), histogram AS (
+    SELECT hour, station_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
+    FROM (
+        SELECT b.hour, b.station_id, t.bin, sum(t.n)::bigint AS n
+        FROM bucket b CROSS JOIN LATERAL unnest(b.cycle_bin, b.cycle_n) AS t (bin, n) GROUP BY b.hour, b.station_id, t.bin
+    ) x GROUP BY hour, station_id
+)
+INSERT INTO kpi.station_hour
+SELECT %(line)s, b.hour, b.station_id, sum(pass), sum(rework), sum(scrap), sum(inspected), sum(first_pass_good),
+    min(h.bins), min(h.counts), max(last_event_at)
+FROM bucket b JOIN histogram h USING (hour, station_id) GROUP BY b.hour, b.station_id
+
+-- name: drop_day
+DELETE FROM kpi.station_day WHERE line_id = %(line)s AND production_day = %(day)s
+
+-- name: drop_defect_day
+DELETE FROM kpi.defect_day WHERE line_id = %(line)s AND production_day = %(day)s
+
+-- name: sum_day
+-- A production day from its hours.
+WITH hour AS (
+    SELECT * FROM kpi.station_hour WHERE line_id = %(line)s AND hour >= %(begin)s AND hour < %(end)s
+), histogram AS (
+    SELECT station_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
+    FROM (
+        SELECT b.station_id, t.bin, sum(t.n)::bigint AS n
+        FROM hour b CROSS JOIN LATERAL unnest(b.cycle_bin, b.cycle_n) AS t (bin, n) GROUP BY b.station_id, t.bin
+    ) x GROUP BY station_id
+)
+INSERT INTO kpi.station_day
+SELECT %(line)s, %(day)s, station_id, sum(pass), sum(rework), sum(scrap), sum(inspected), sum(first_pass_good),
+    min(h.bins), min(h.counts), max(last_event_at)
+FROM hour JOIN histogram h USING (station_id) GROUP BY station_id
+
+-- name: sum_defect_day
+INSERT INTO kpi.defect_day
+SELECT %(line)s, %(day)s, defect_id, sum(n) FROM kpi.defect_bucket
+WHERE line_id = %(line)s AND bucket >= %(begin)s AND bucket < %(end)s GROUP BY defect_id
+
+-- name: sum_line_day
+-- A line's day from its stations: good counts at the count point, scrap anywhere.
+INSERT INTO kpi.line_day AS d
+SELECT %(line)s, %(day)s, %(begin)s, %(end)s,
+    coalesce(sum(x.pass + x.rework + x.scrap), 0), coalesce(sum(x.pass) FILTER (WHERE s.is_count_point), 0), coalesce(sum(x.scrap), 0), max(x.last_event_at)
+FROM kpi.station_day x JOIN mes.station s USING (station_id) WHERE x.line_id = %(line)s AND x.production_day = %(day)s
+ON CONFLICT (line_id, production_day) DO UPDATE SET
+    starts_at = EXCLUDED.starts_at, ends_at = EXCLUDED.ends_at, events = EXCLUDED.events,
+    good = EXCLUDED.good, scrap = EXCLUDED.scrap, last_event_at = EXCLUDED.last_event_at
+
+-- name: latest_days
+-- The newest production day of each line as the views show it.
+SELECT DISTINCT ON (t.line) s.code, l.area, l.code, t.production_day, t.good, t.target, t.attainment, t.scrap, y.output_yield, y.rolled_throughput_yield,
+    (extract(epoch FROM t.last_event_at) * 1000)::bigint
+FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
+JOIN mes.line l ON l.path = t.line JOIN mes.site s USING (site_id)
+ORDER BY t.line, t.production_day DESC
+
+-- name: daily_report
+-- Throughput and yield of lines and days, side by side.
+SELECT t.line, t.production_day, t.product, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.energy_mwh, t.run_rate_gwh,
+    t.run_rate_days_per_year, t.is_closed, y.output_yield, y.rolled_throughput_yield, y.first_pass_yield
+FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
+WHERE (%(line)s::text IS NULL OR t.line = %(line)s) AND (%(day)s::date IS NULL OR t.production_day = %(day)s)
+ORDER BY t.production_day DESC, t.line LIMIT %(most)s

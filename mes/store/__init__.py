@@ -1,0 +1,1 @@
+"""The only door to PostgreSQL: connections, migrations, seeding, event blocks, sums and reports."""

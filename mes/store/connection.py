@@ -1,0 +1,87 @@
+"""Connections, named queries, and the one place where driver errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import errors as pg
+
+from mes.errors import MesError, Refused, Unavailable
+from mes.settings import without_password
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# What waiting cannot mend: who we are, what we may do, what is there.
+_FINAL = (
+    pg.InvalidPassword,
+    pg.InvalidAuthorizationSpecification,
+    pg.InvalidCatalogName,
+    pg.InsufficientPrivilege,
+    pg.UndefinedTable,
+    pg.UndefinedColumn,
+    pg.UndefinedFunction,
+    pg.InvalidSchemaName,
+)
+_FINAL_TEXT = re.compile(
+    r"password authentication failed|no password supplied|no pg_hba.conf entry|does not exist"
+    r"|could not translate host name|failed to resolve host"
+)
+_HINTS = {
+    pg.UndefinedTable: "run `mes migrate`",
+    pg.UndefinedColumn: "run `mes migrate`",
+    pg.UndefinedFunction: "run `mes migrate`",
+    pg.InvalidSchemaName: "run `mes migrate`",
+    pg.InsufficientPrivilege: "grant the role what it needs",
+}
+
+
+def connect(url: str, *, autocommit: bool = True, application: str = "mes") -> Connection:
+    """Open a connection in UTC; Unavailable if the server does not answer, Refused if it says no."""
+    with translated(url):
+        return psycopg.connect(
+            url,
+            autocommit=autocommit,
+            application_name=application,
+            connect_timeout=10,
+            options="-c timezone=UTC -c datestyle=ISO",
+            tcp_user_timeout=15_000,  # a link that is cut without a word is an error after 15 s
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+
+
+@contextlib.contextmanager
+def translated(url: str = "") -> Iterator[None]:
+    """Turn driver errors into Unavailable (waiting can help) or Refused (it cannot), with the cause chained."""
+    try:
+        yield
+    except psycopg.Error as why:
+        raise _translate(why, url) from why
+
+
+def _translate(why: psycopg.Error, url: str) -> MesError:
+    text = " ".join(str(why).split()) or type(why).__name__
+    where = f"database {without_password(url)}: " if url else "database: "
+    final = isinstance(why, _FINAL) or _FINAL_TEXT.search(text) is not None
+    if final:
+        hint = next((h for kind, h in _HINTS.items() if isinstance(why, kind)), "check MES_DATABASE_URL")
+        return Refused(f"{where}{text}; {hint}")
+    if isinstance(why, psycopg.OperationalError | psycopg.InterfaceError):
+        return Unavailable(f"{where}{text}")
+    return Refused(f"{where}{text}")
+
+
+@functools.cache
+def queries() -> dict[str, LiteralString]:
+    """The named statements of sql/queries.sql: `-- name: what_it_does` above each."""
+    parts = re.split(r"^-- name: (\w+)\s*$", (SQL / "queries.sql").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name: cast(LiteralString, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)}

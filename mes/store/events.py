@@ -1,0 +1,157 @@
+"""The writer of a line's events: it holds the line's lease on the very connection that it writes with.
+
+So whoever can commit events of a line is the one who holds it: when the connection goes, the lease goes, and no late
+writer is left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import psycopg
+from psycopg import errors as pg
+from psycopg.types.multirange import Int8Multirange
+from psycopg.types.range import Int8Range
+
+from mes import contract
+from mes.batch import Batch
+from mes.equipment import Equipment, Line, Machine, Station
+from mes.ledger import Ledger, Received
+from mes.store.blocks import COLUMNS, HEADER, TRAILER, blocks
+from mes.store.connection import Connection, connect, queries, translated
+from mes.store.migrate import check
+
+_LEASE = 0x6D65736C  # "mesl": first key of the advisory locks that are leases of lines
+_COPY = f"COPY mes.cell_event ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+
+
+def active_lines(url: str) -> tuple[int, list[Line]]:
+    """The plant's version, which each seeding raises, and its active lines in order of their paths."""
+    with connect(url, application="mes ingest") as connection, translated(url):
+        check(connection)
+        version = connection.execute(queries()["plant_version"]).fetchone()
+        return (version[0] if version else 0), [Line(*row) for row in connection.execute(queries()["active_lines"])]
+
+
+class Writer:
+    """Writes events of one line: `open`, `acquire`, then `commit` batch after batch. For one thread."""
+
+    def __init__(self, connection: Connection, line: Line, url: str) -> None:
+        self._connection = connection
+        self._url = url
+        self.line = line
+
+    @classmethod
+    def open(cls, url: str, line: Line) -> Writer:
+        """A writer on a connection of its own."""
+        return cls(connect(url, application=f"mes ingest {line.path}"), line, url)
+
+    def close(self) -> None:
+        """End the connection, and with it give up the lease."""
+        self._connection.close()
+
+    def acquire(self) -> bool:
+        """Try to take the line's lease; it is held until the connection ends."""
+        with translated(self._url):
+            row = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LEASE, self.line.line_id]).fetchone()
+        return bool(row and row[0])
+
+    def equipment(self) -> Equipment:
+        """The line's machines as they are seeded now."""
+        with translated(self._url):
+            machines = []
+            for station_id, code, slots, defects, ids, codes in self._connection.execute(queries()["equipment"], [self.line.line_id]):
+                station = Station(station_id, contract.Station(slots, defects), tuple(slots), defects)
+                for machine_id, machine in zip(ids, codes, strict=True):
+                    topic = contract.machine_topic(self.line.site, self.line.area, self.line.code, code, machine, "cell")
+                    machines.append(Machine(machine_id, topic, station))
+        return Equipment(self.line, machines)
+
+    def ledger(self) -> Ledger:
+        """What has been received from the line's machines so far."""
+        with translated(self._url):
+            rows = self._connection.execute(queries()["ledger"], [self.line.line_id]).fetchall()
+        return Ledger({(machine_id, boot): Received((r.lower, r.upper) for r in ranges) for machine_id, boot, ranges in rows})
+
+    def commit(self, batch: Batch) -> int:
+        """Store a batch: rows, ledger, marks and quarantine in one transaction. Returns how many rows it added.
+
+        The ledger has kept duplicates out. Should the table know an event all the same (rows that were put there by
+        other hands), the optimistic COPY fails on the key; then the known ones are looked up, and the rest stored.
+        """
+        with translated(self._url):
+            try:
+                self._transact(batch)
+            except pg.UniqueViolation:
+                self._drop_stored(batch)
+                self._transact(batch)
+        return batch.events
+
+    def _transact(self, batch: Batch) -> None:
+        with self._connection.transaction(), self._connection.cursor() as cursor:
+            touched = []
+            if batch.events:
+                with cursor.copy(_COPY) as copy:
+                    copy.write(HEADER)
+                    for station, deliveries in batch.deliveries.items():
+                        data, buckets = blocks(self.line.line_id, station, deliveries)
+                        for block in data:
+                            copy.write(block)
+                        touched.append(buckets)
+                    copy.write(TRAILER)
+                marks = np.unique(np.concatenate(touched)) / 1e6
+                cursor.execute(queries()["mark_buckets"], [self.line.line_id, marks.tolist()])
+            _write_ledger(cursor, batch)
+            if batch.quarantined:
+                _write_quarantine(cursor, batch)
+            if batch.events:
+                cursor.execute("SELECT pg_notify('mes_marks', %s)", [self.line.path])
+
+    def _drop_stored(self, batch: Batch) -> None:
+        """Take out of the batch what the table holds already, and count it as duplicate."""
+        keys = [(d.machine_id, e.boot, e.seq) for ds in batch.deliveries.values() for d in ds for e in d.events]
+        machine_ids, boots, seqs = map(list, zip(*keys, strict=True))
+        stored = set(self._connection.execute(queries()["stored_events"], [machine_ids, boots, seqs]).fetchall())
+        batch.events = 0
+        for deliveries in batch.deliveries.values():
+            for d in deliveries:
+                fresh = [e for e in d.events if (d.machine_id, e.boot, e.seq) not in stored]
+                for e in d.events:
+                    if (d.machine_id, e.boot, e.seq) in stored:
+                        batch.duplicates[d.machine_id, e.boot] += 1
+                d.events = fresh
+                batch.events += len(fresh)
+            deliveries[:] = [d for d in deliveries if d.events]
+        for station in [station for station, deliveries in batch.deliveries.items() if not deliveries]:
+            del batch.deliveries[station]
+
+
+def _write_ledger(cursor: psycopg.Cursor[tuple[object, ...]], batch: Batch) -> None:
+    keys = sorted(batch.received.keys() | batch.duplicates.keys())
+    if not keys:
+        return
+    received = [Int8Multirange([Int8Range(a, b) for a, b in batch.received[key].ranges] if key in batch.received else []) for key in keys]
+    cursor.execute(
+        queries()["add_to_ledger"],
+        [[m for m, _ in keys], [b for _, b in keys], received, [batch.duplicates.get(key, 0) for key in keys]],
+    )
+
+
+def _write_quarantine(cursor: psycopg.Cursor[tuple[object, ...]], batch: Batch) -> None:
+    cursor.executemany(
+        queries()["quarantine"],
+        [
+            (
+                q.reject.reason,
+                q.reject.detail[:2000].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0"),
+                q.topic.replace("\0", "\\0"),
+                q.reject.payload,
+                q.machine_id,
+                q.reject.boot,
+                q.reject.seq,
+                hashlib.sha256(q.topic.encode() + b"\0" + q.reject.payload).digest(),
+            )
+            for q in batch.quarantined
+        ],
+    )

@@ -1,0 +1,20 @@
+"""Reading the schema `report` as anyone may: rows as dictionaries."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from mes.store.connection import Connection, queries, translated
+
+
+def daily(connection: Connection, line: str | None = None, day: dt.date | None = None, most: int = 20) -> list[dict[str, Any]]:
+    """Throughput and yield of production days, newest first, of one line or all."""
+    return _rows(connection, "daily_report", {"line": line, "day": day, "most": most})
+
+
+def _rows(connection: Connection, name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(queries()[name], values).fetchall()

@@ -1,0 +1,135 @@
+"""Write the plant of a seeds folder into the database: all of it or nothing, ids kept for codes that stand already."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from psycopg import sql
+
+from mes.plant import Line, Plant
+from mes.store.connection import Connection, connect, translated
+from mes.store.migrate import check
+
+
+def seed(url: str, plant: Plant) -> bool:
+    """Load `plant` in one transaction; False if it is what the database holds already.
+
+    What is no longer there becomes inactive: facts still refer to it.
+    """
+    digest = hashlib.sha256(msgspec.json.encode(plant)).hexdigest()
+    with connect(url, autocommit=False, application="mes seed") as connection, translated(url):
+        check(connection)
+        connection.execute("LOCK TABLE mes.site IN SHARE ROW EXCLUSIVE MODE")
+        latest = connection.execute("SELECT digest FROM mes.plant_version ORDER BY version DESC LIMIT 1").fetchone()
+        if latest and latest[0] == digest:
+            return False
+        connection.execute("INSERT INTO mes.plant_version (digest) VALUES (%s)", [digest])
+        sites = {}
+        for site in plant.sites.values():
+            sites[site.code] = _upsert(
+                connection,
+                "site",
+                ("code",),
+                {"code": site.code, "name": site.name, "zone": site.zone, "day_start": site.day_start, "source": site.source},
+            )
+            connection.execute("DELETE FROM mes.shift WHERE site_id = %s", [sites[site.code]])
+            for position, shift in enumerate(site.shift):
+                connection.execute(
+                    "INSERT INTO mes.shift VALUES (%s, %s, %s, %s, %s)", [sites[site.code], position, shift.name, shift.start, shift.end]
+                )
+        products = {
+            p.code: _upsert(
+                connection, "product", ("code",), {"code": p.code, "name": p.name, "energy_wh": p.energy_wh, "source": p.source}
+            )
+            for p in plant.products.values()
+        }
+        connection.execute("UPDATE mes.line SET active = false WHERE active")
+        lines = {line.path: _line(connection, line, sites[line.site], products[line.product]) for line in plant.lines.values()}
+        connection.execute("DELETE FROM mes.target")
+        for t in plant.targets:
+            connection.execute(
+                "INSERT INTO mes.target VALUES (%s, %s, %s, %s, %s, %s)",
+                [lines[t.line], t.from_, t.cells_per_day, t.gwh_per_year, t.days_per_year, t.source],
+            )
+        connection.execute("DELETE FROM mes.site_capacity")
+        for c in plant.capacities:
+            connection.execute(
+                "INSERT INTO mes.site_capacity VALUES (%s, %s, %s, %s, %s)", [sites[c.site], c.phase, c.from_, c.gwh_per_year, c.source]
+            )
+    return True
+
+
+def _line(connection: Connection, line: Line, site_id: int, product_id: int) -> int:
+    line_id = _upsert(
+        connection,
+        "line",
+        ("path",),
+        {
+            "site_id": site_id,
+            "area": line.area,
+            "code": line.code,
+            "path": line.path,
+            "name": line.name,
+            "product_id": product_id,
+            "active": True,
+        },
+    )
+    connection.execute("UPDATE mes.station SET active = false, is_count_point = false WHERE line_id = %s", [line_id])
+    for station in line.station:
+        station_id = _upsert(
+            connection,
+            "station",
+            ("line_id", "code"),
+            {
+                "line_id": line_id,
+                "code": station.code,
+                "seq": station.seq,
+                "name": station.name,
+                "section": station.section,
+                "kind": station.kind,
+                "cycle_s": station.cycle_s,
+                "is_count_point": station is line.station[-1],
+                "active": True,
+            },
+        )
+        connection.execute("UPDATE mes.machine SET active = false WHERE station_id = %s", [station_id])
+        for code in station.machine_codes:
+            _upsert(connection, "machine", ("station_id", "code"), {"station_id": station_id, "code": code, "active": True})
+        for defect in station.defect:
+            _upsert(connection, "defect", ("station_id", "code"), {"station_id": station_id, "code": defect.code, "name": defect.name})
+        slots = {
+            str(name): int(slot)
+            for name, slot in connection.execute("SELECT name, slot FROM mes.characteristic WHERE station_id = %s", [station_id])
+        }
+        for c in station.characteristic:
+            slot = slots.setdefault(c.name, len(slots))
+            values = {
+                "station_id": station_id,
+                "slot": slot,
+                "name": c.name,
+                "unit": c.unit,
+                "nominal": c.nominal,
+                "lsl": c.lsl,
+                "usl": c.usl,
+            }
+            _upsert(connection, "characteristic", ("station_id", "slot"), values, returning="slot")
+    return line_id
+
+
+def _upsert(connection: Connection, table: str, key: tuple[str, ...], values: dict[str, Any], returning: str = "") -> int:
+    """Insert or update by natural key; the row's id. An update, not ON CONFLICT, so that no id is burnt each time."""
+    name = sql.Identifier("mes", table)
+    where = sql.SQL(" AND ").join(sql.SQL("{} = {}").format(sql.Identifier(k), sql.Placeholder(k)) for k in key)
+    back = sql.Identifier(returning or f"{table}_id")
+    changes = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(k), sql.Placeholder(k)) for k in values)
+    row = connection.execute(sql.SQL("UPDATE {} SET {} WHERE {} RETURNING {}").format(name, changes, where, back), values).fetchone()
+    if row is None:
+        columns = sql.SQL(", ").join(map(sql.Identifier, values))
+        holes = sql.SQL(", ").join(map(sql.Placeholder, values))
+        row = connection.execute(
+            sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING {}").format(name, columns, holes, back), values
+        ).fetchone()
+    assert row is not None
+    return int(row[0])

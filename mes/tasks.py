@@ -1,0 +1,55 @@
+"""Small helpers for asyncio services: one error out of a group, waits that end when the service stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from mes.errors import Unavailable
+
+T = TypeVar("T")
+
+
+@contextlib.asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup that raises one plain error: what waiting cannot mend goes before what it can."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+    except BaseExceptionGroup as failures:
+        causes = _leaves(failures)
+        raise next((why for why in causes if not isinstance(why, Unavailable)), causes[0]) from failures
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [leaf for why in group.exceptions for leaf in (_leaves(why) if isinstance(why, BaseExceptionGroup) else [why])]
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, but not for longer; whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
+
+
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None, and `work` cancelled, as soon as the event is set."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return None if event.is_set() else working.result()
+    finally:
+        stopping.cancel()
+        working.cancel()
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set, for services that stop gracefully."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
