@@ -246,7 +246,7 @@ def _owner(data: Path) -> process.Owner | None:
     if os.geteuid() != 0:
         if found and found.st_uid != os.geteuid():
             raise ConfigError(
-                f"{data}: belongs to user {found.st_uid}, you are {os.geteuid()}: start as root or that user, or set MES_HOME to another folder"
+                f"{data}: belongs to user {found.st_uid}, not {os.geteuid()}: start as root or that user, or set another MES_HOME"
             )
         return None
     if found and found.st_uid != 0:

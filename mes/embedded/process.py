@@ -6,6 +6,7 @@ stopping. On Linux it is signalled when the *thread* that started it ends: start
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -171,10 +172,8 @@ def _parent(pid: int) -> int:
 
 
 def _kill(pid: int, sig: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, sig)
-    except ProcessLookupError:
-        pass
 
 
 def is_free(port: int) -> bool:

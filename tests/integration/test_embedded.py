@@ -159,7 +159,7 @@ def test_kill_9_of_the_parent_leaves_nothing_running(home: Path, parent: tuple[s
 
 
 def test_a_start_right_after_kill_9_of_the_parent_finds_the_rows(home: Path, parent: tuple[subprocess.Popen[str], int, list[int]]) -> None:
-    child, port, _ = parent
+    child, _, _ = parent
     child.kill()
     child.wait()
     with EmbeddedPostgres(home, say=quiet) as server, EmbeddedBroker(home, say=quiet) as broker:
@@ -230,7 +230,7 @@ def test_an_interrupted_creation_is_made_again(tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for part in (EmbeddedPostgres, EmbeddedBroker):
-        with pytest.raises(ConfigError, match="cannot be written.*MES_HOME") as refusal:
+        with pytest.raises(ConfigError, match=r"cannot be written.*MES_HOME") as refusal:
             part(tmp_path / "file", say=quiet).__enter__()
         assert "\n" not in str(refusal.value)
 
@@ -318,7 +318,7 @@ def publish(port: int, count: int, size: int = 100) -> None:
 def received(port: int, count: int) -> list[bytes]:
     got: list[bytes] = []
     session = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="line", clean_session=False)
-    session.on_message = lambda client, data, message: got.append(message.payload)
+    session.on_message = lambda *call: got.append(call[2].payload)
     session.connect("127.0.0.1", port)
     session.loop_start()
     wait_until(lambda: len(got) >= count, f"{count} messages")
@@ -379,6 +379,6 @@ def test_a_second_broker_and_a_taken_port_are_refused(tmp_path: Path, taken: int
 
 def test_a_broken_configuration_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mes.embedded.broker.MAX_ACK_PENDING", "many")
-    with pytest.raises(ConfigError, match="did not start: .*nats.conf:7") as refusal:
+    with pytest.raises(ConfigError, match=r"did not start: .*nats.conf:7") as refusal:
         EmbeddedBroker(tmp_path, process.free_port(), say=quiet).__enter__()
     assert "\n" not in str(refusal.value)
