@@ -56,17 +56,26 @@ class Batch:
                 self.received[machine.machine_id, reject.boot].add(reject.seq)
 
     def _take(self, machine: Machine, events: list[CellEvent], ledger: Ledger) -> None:
-        machine_id = machine.machine_id
-        new = [event for event in events if ledger.add(machine_id, event.boot, event.seq)]
-        if len(new) < len(events):
-            kept = set(map(id, new))
-            for event in events:
-                if id(event) not in kept:
-                    self.duplicates[machine_id, event.boot] += 1
-        if not new:
-            return
-        received = self.received
-        for event in new:
-            received[machine_id, event.boot].add(event.seq)
-        self.deliveries[machine.station].append(Delivery(machine_id, time.time_ns() // 1000, new))
-        self.events += len(new)
+        machine_id, boot, first = machine.machine_id, events[0].boot, events[0].seq
+        new = events
+        if _in_a_row(events) and ledger.extend(machine_id, boot, first, len(events)):
+            self.received[machine_id, boot].extend(first, len(events))
+        else:
+            new = [event for event in events if self._is_new(machine_id, event, ledger)]
+        if new:
+            self.deliveries[machine.station].append(Delivery(machine_id, time.time_ns() // 1000, new))
+            self.events += len(new)
+
+    def _is_new(self, machine_id: int, event: CellEvent, ledger: Ledger) -> bool:
+        key = (machine_id, event.boot)
+        if ledger.add(machine_id, event.boot, event.seq):
+            self.received[key].add(event.seq)
+            return True
+        self.duplicates[key] += 1
+        return False
+
+
+def _in_a_row(events: list[CellEvent]) -> bool:
+    """Whether these are consecutive events of one boot, as they are in every message that nothing has happened to."""
+    first, boot = events[0].seq, events[0].boot
+    return [event.seq for event in events] == list(range(first, first + len(events))) and all(event.boot == boot for event in events)

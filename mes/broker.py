@@ -96,11 +96,15 @@ class Session:
         self._paused = False
         self._some = asyncio.Event()
         self._failure: Exception | None = None
+        self.established = asyncio.Event()
+        """Set once the broker keeps this session: whatever is published from then on will arrive, now or later."""
         self._mqtt = client(url, identifier=client_id, clean_session=False, keepalive=30)
         self._paho = self._mqtt._client  # noqa: SLF001
         self._paho.manual_ack_set(True)
         self._paho.on_message = self._on_message
         self._paho.on_subscribe = self._on_subscribe
+        self._mqtt_on_connect: Any = self._paho.on_connect
+        self._paho.on_connect = self._on_connect
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Session:
@@ -158,10 +162,17 @@ class Session:
         except Exception as why:  # noqa: BLE001 - whatever broke, the connection is gone
             self._fail(Unavailable(f"broker {without_password(self._url)}: {why}"))
 
+    def _on_connect(self, paho: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if flags.session_present:
+            self.established.set()
+        self._mqtt_on_connect(paho, userdata, flags, reason, properties)
+
     def _on_subscribe(self, _client: object, _userdata: object, _mid: int, codes: list[Any], _properties: object = None) -> None:
         for pattern, code in zip(self._filters, codes, strict=False):
             if getattr(code, "value", code) >= 128:
                 self._fail(Refused(f"broker {without_password(self._url)} refused the subscription {pattern}: grant this user to read it"))
+                return
+        self.established.set()
 
     def _on_disconnected(self, disconnected: asyncio.Future[None]) -> None:
         why = None if disconnected.cancelled() else disconnected.exception()

@@ -76,7 +76,10 @@ def ingest(lines: tuple[str, ...]) -> None:
     """Store events of the lines whose lease can be had, until stopped."""
     from mes import settings
     from mes.ingest import ingest as run
+    from mes.ingest import relax_collector
     from mes.tasks import stop_on_signals
+
+    relax_collector()
 
     async def service() -> None:
         await run(settings.database_url(), settings.broker_url(), stop_on_signals(), frozenset(lines))
@@ -117,6 +120,50 @@ def rollup(everything: bool, line: str | None, first: dt.datetime | None, last: 
         await run.rollup(settings.database_url(), broker, stop_on_signals())
 
     asyncio.run(service())
+
+
+@main.group()
+def report() -> None:
+    """Print figures as the views of the schema `report` hold them."""
+
+
+@report.command()
+@click.option("--line", help="only this line: path, e.g. nanjing/cells/32140-1")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="only this production day")
+@click.option("--most", default=20, help="at most so many rows, newest first")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table")
+def daily(line: str | None, day: dt.datetime | None, most: int, form: str) -> None:
+    """Good cells against target, and yield, by line and production day."""
+    from mes import present, settings
+    from mes.errors import ConfigError
+    from mes.store import report as read
+    from mes.store.connection import connect
+
+    with connect(settings.database_url(), application="mes report") as connection:
+        rows = read.daily(connection, line, day.date() if day else None, most)
+        if not rows and line and line not in (known := read.lines(connection)):
+            raise ConfigError(f"line {line!r} is unknown: use one of {', '.join(known)}")
+    if form == "json":
+        click.echo(present.as_json(rows))
+    elif form == "csv":
+        click.echo(present.as_csv(rows), nl=False)
+    elif rows:
+        from rich.console import Console
+
+        Console(width=max(Console().width, 120)).print(present.daily_table(rows))
+    else:
+        click.echo("no production day has events yet" if not day else f"no events on production day {day:%Y-%m-%d}", err=True)
+
+
+@main.command()
+@click.option("--host", envvar="MES_BOARD_HOST", show_envvar=True, default="127.0.0.1", help="address to listen on")
+@click.option("--port", envvar="MES_BOARD_PORT", show_envvar=True, default=8787, help="port to listen on")
+def board(host: str, port: int) -> None:
+    """Serve the page with both lines' figures, live."""
+    from mes import settings
+    from mes.board.app import serve
+
+    serve(settings.database_url(), host, port)
 
 
 if __name__ == "__main__":

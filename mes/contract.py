@@ -234,21 +234,19 @@ class Station:
         escapes there are exactly two for each string of the event, and never fewer, so one count finds any
         repetition. Whatever else makes the count differ (an empty "meas") is cleared on the slow way.
         """
-        strings = 0
-        known = self.characteristics
+        strings = _PLAIN_STRINGS * len(events)
+        known, defects = self.characteristics, self.defects
         for e in events:
-            meas = e.meas
-            strings += _PLAIN_STRINGS
+            if e.meas:
+                if not e.meas.keys() <= known:
+                    return False
+                strings += len(e.meas) + 1
             if e.result != "pass":
-                if e.defect not in self.defects:
+                if e.defect not in defects:
                     return False
                 strings += 2
             elif e.defect is not UNSET:
                 return False
-            if meas:
-                if not meas.keys() <= known:
-                    return False
-                strings += len(meas) + 1
             if e.channel is not UNSET:
                 strings += 1
             if e.lots is not UNSET:

@@ -52,6 +52,17 @@ class Received:
             nexts.insert(at + 1, seq + 1)
         return True
 
+    def extend(self, first: int, n: int) -> bool:
+        """Take note of [first, first + n) if it goes on where the last range ends, or begins a new last one; else False."""
+        if not self._nexts or first > self._nexts[-1]:
+            self._starts.append(first)
+            self._nexts.append(first + n)
+            return True
+        if first == self._nexts[-1]:
+            self._nexts[-1] += n
+            return True
+        return False
+
     def __contains__(self, seq: int) -> bool:
         at = bisect_right(self._starts, seq) - 1
         return at >= 0 and seq < self._nexts[at]
@@ -63,10 +74,17 @@ class Ledger:
     def __init__(self, received: dict[tuple[int, int], Received] | None = None) -> None:
         self._received = received or {}
 
+    def of(self, machine_id: int, boot: int) -> Received:
+        """The sequence numbers of this boot; none yet where it is new."""
+        received = self._received.get((machine_id, boot))
+        if received is None:
+            received = self._received[machine_id, boot] = Received()
+        return received
+
     def add(self, machine_id: int, boot: int, seq: int) -> bool:
         """Take note of an event; False if it is a duplicate."""
-        key = (machine_id, boot)
-        received = self._received.get(key)
-        if received is None:
-            received = self._received[key] = Received()
-        return received.add(seq)
+        return self.of(machine_id, boot).add(seq)
+
+    def extend(self, machine_id: int, boot: int, first: int, n: int) -> bool:
+        """Take note of n events in a row, if all lie beyond what is known; else False, and nothing is noted."""
+        return self.of(machine_id, boot).extend(first, n)

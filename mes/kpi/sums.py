@@ -11,18 +11,17 @@ BUCKET_US = 5 * 60 * 1_000_000
 
 EVENT_DTYPE = np.dtype(
     [
-        ("fields", ">i2"),
-        ("at_len", ">i4"), ("at", ">i8"),
-        ("unit_len", ">i4"), ("unit", ">i8"),
-        ("seq_len", ">i4"), ("seq", ">i8"),
-        ("cycle_len", ">i4"), ("cycle_s", ">f4"),
-        ("station_len", ">i4"), ("station_id", ">i2"),
-        ("attempt_len", ">i4"), ("attempt", ">i2"),
-        ("result_len", ">i4"), ("result", ">i2"),
-        ("defect_len", ">i4"), ("defect_id", ">i2"),
+        ("at", ">i8"),
+        ("unit", ">i8"),
+        ("seq", ">i8"),
+        ("cycle_s", ">f4"),
+        ("station_id", ">i2"),
+        ("attempt", ">i2"),
+        ("result", ">i2"),
+        ("defect_id", ">i2"),
     ]
-)  # fmt: skip
-"""An event as the database hands it over: `at` in microseconds, `unit` a 64-bit hash of the serial."""
+)
+"""An event as the database hands it over, big-endian: `at` in microseconds, `unit` a 64-bit hash of the serial."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,15 @@ FROM mes.station s JOIN mes.machine m USING (station_id)
 WHERE s.line_id = %s
 GROUP BY s.station_id
 
+-- name: announce_session
+-- From now on the broker keeps what is published for this line.
+INSERT INTO mes.line_session (line_id) VALUES (%s) ON CONFLICT (line_id) DO UPDATE SET established_at = now()
+
+-- name: lines_without_session
+-- Lines whose machines should still wait.
+SELECT l.path FROM mes.line l LEFT JOIN mes.line_session s ON s.line_id = l.line_id AND s.established_at >= %s
+WHERE l.active AND s.line_id IS NULL ORDER BY l.path
+
 -- name: ledger
 -- What each machine of a line has delivered.
 SELECT g.machine_id, g.boot, g.received
@@ -79,13 +88,24 @@ SELECT line_id, bucket FROM kpi.station_bucket WHERE line_id = %(line)s AND buck
 SELECT array_agg(DISTINCT s.station_id ORDER BY s.station_id), coalesce(array_agg(DISTINCT d.defect_id ORDER BY d.defect_id) FILTER (WHERE d.defect_id IS NOT NULL), '{}')
 FROM mes.station s LEFT JOIN mes.defect d USING (station_id) WHERE s.line_id = %s
 
+-- name: read_events
+-- Events as one string of fixed-width records (mes.kpi.sums.EVENT_DTYPE): the client takes it as it is, where a COPY would
+-- hand it each row by itself (1.8 against 2.8 us a row).
+SELECT string_agg(
+    timestamptz_send(at) || int8send(hashtextextended(unit, 0)) || int8send(seq) || float4send(cycle_s)
+    || int2send(station_id) || int2send(attempt) || int2send(result) || int2send(defect_id), ''::bytea)
+FROM mes.cell_event WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s
+
 -- name: drop_buckets
+-- Sums of buckets that are about to be replaced.
 DELETE FROM kpi.station_bucket WHERE line_id = %s AND bucket = ANY(%s)
 
 -- name: drop_defect_buckets
+-- Defects of buckets that are about to be replaced.
 DELETE FROM kpi.defect_bucket WHERE line_id = %s AND bucket = ANY(%s)
 
 -- name: drop_hours
+-- Hours that are about to be replaced.
 DELETE FROM kpi.station_hour WHERE line_id = %(line)s AND hour = ANY(%(hours)s)
 
 -- name: sum_hours
@@ -106,9 +126,11 @@ SELECT %(line)s, b.hour, b.station_id, sum(pass), sum(rework), sum(scrap), sum(i
 FROM bucket b JOIN histogram h USING (hour, station_id) GROUP BY b.hour, b.station_id
 
 -- name: drop_day
+-- A day that is about to be replaced.
 DELETE FROM kpi.station_day WHERE line_id = %(line)s AND production_day = %(day)s
 
 -- name: drop_defect_day
+-- Defects of a day that is about to be replaced.
 DELETE FROM kpi.defect_day WHERE line_id = %(line)s AND production_day = %(day)s
 
 -- name: sum_day
@@ -128,6 +150,7 @@ SELECT %(line)s, %(day)s, station_id, sum(pass), sum(rework), sum(scrap), sum(in
 FROM hour JOIN histogram h USING (station_id) GROUP BY station_id
 
 -- name: sum_defect_day
+-- Defects of a production day from its buckets.
 INSERT INTO kpi.defect_day
 SELECT %(line)s, %(day)s, defect_id, sum(n) FROM kpi.defect_bucket
 WHERE line_id = %(line)s AND bucket >= %(begin)s AND bucket < %(end)s GROUP BY defect_id
@@ -149,6 +172,10 @@ SELECT DISTINCT ON (t.line) s.code, l.area, l.code, t.production_day, t.good, t.
 FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
 JOIN mes.line l ON l.path = t.line JOIN mes.site s USING (site_id)
 ORDER BY t.line, t.production_day DESC
+
+-- name: line_paths
+-- Names of the lines.
+SELECT path FROM mes.line WHERE active ORDER BY path
 
 -- name: daily_report
 -- Throughput and yield of lines and days, side by side.

@@ -61,7 +61,6 @@ def blocks(line_id: int, station: Station, deliveries: list[Delivery]) -> tuple[
     serials = [e.unit.encode() for e in events]
     lots = [_JSONB_VERSION + msgspec.json.encode(e.lots) if e.lots else None for e in events]
     defect_ids = station.defect_ids
-    nan = float("nan")
     columns: dict[str, NDArray[np.generic]] = {
         "at": at - EPOCH_US,
         "received_at": np.repeat(np.array([d.received_us for d in deliveries], dtype=np.int64), sizes) - EPOCH_US,
@@ -75,7 +74,8 @@ def blocks(line_id: int, station: Station, deliveries: list[Delivery]) -> tuple[
         "defect_id": np.array([0 if e.result == "pass" else defect_ids[e.defect] for e in events], dtype=np.int16),  # type: ignore[index]
     }
     slots = station.slots
-    readings = np.array([[e.meas.get(name, nan) for name in slots] for e in events], dtype=np.float32).reshape(len(events), len(slots))
+    found = [reading for e in events for reading in map(e.meas.get, slots)]  # None, where not measured, becomes NaN
+    readings = np.array(found, dtype=np.float32).reshape(len(events), len(slots))
     out = []
     for rows, serial, lot in _shapes(serials, lots):
         block = np.zeros(len(rows), dtype=_record(serial, len(slots), lot))

@@ -6,6 +6,7 @@ writer is left behind.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 
 import numpy as np
@@ -34,6 +35,12 @@ def active_lines(url: str) -> tuple[int, list[Line]]:
         return (version[0] if version else 0), [Line(*row) for row in connection.execute(queries()["active_lines"])]
 
 
+def lines_without_session(url: str, since: dt.datetime) -> list[str]:
+    """Active lines whose session nobody has announced since then."""
+    with connect(url, application="mes up") as connection, translated(url):
+        return [row[0] for row in connection.execute(queries()["lines_without_session"], [since])]
+
+
 class Writer:
     """Writes events of one line: `open`, `acquire`, then `commit` batch after batch. For one thread."""
 
@@ -56,6 +63,11 @@ class Writer:
         with translated(self._url):
             row = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LEASE, self.line.line_id]).fetchone()
         return bool(row and row[0])
+
+    def announce(self) -> None:
+        """Note that the broker keeps the line's session: machines may publish, nothing will be missed."""
+        with translated(self._url):
+            self._connection.execute(queries()["announce_session"], [self.line.line_id])
 
     def equipment(self) -> Equipment:
         """The line's machines as they are seeded now."""

@@ -15,6 +15,11 @@ def daily(connection: Connection, line: str | None = None, day: dt.date | None =
     return _rows(connection, "daily_report", {"line": line, "day": day, "most": most})
 
 
+def lines(connection: Connection) -> list[str]:
+    """Paths of the lines that are seeded."""
+    return [row["path"] for row in _rows(connection, "line_paths", {})]
+
+
 def _rows(connection: Connection, name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     with translated(), connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(queries()[name], values).fetchall()

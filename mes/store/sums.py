@@ -10,12 +10,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
-from psycopg import sql
 
 from mes.calendar import Calendar
 from mes.errors import ConfigError
 from mes.kpi.sums import BUCKET_US, EVENT_DTYPE, Sums, summarise
-from mes.store.blocks import EPOCH_US, HEADER
+from mes.store.blocks import EPOCH_US
 from mes.store.connection import connect, queries, translated
 from mes.store.migrate import check
 
@@ -25,11 +24,6 @@ _HOUR = dt.timedelta(hours=1)
 _MOST_BUCKETS = 24  # read at a time, so that memory is bounded by two hours of a line
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _EVER = (dt.datetime(2000, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
-
-_READ = sql.SQL(
-    "COPY (SELECT at, hashtextextended(unit, 0), seq, cycle_s, station_id, attempt, result, defect_id FROM mes.cell_event"
-    " WHERE line_id = {line} AND at >= {begin} AND at < {end}) TO STDOUT (FORMAT BINARY)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +121,9 @@ class Rollup:
 
     def _read(self, line_id: int, begin: dt.datetime, end: dt.datetime) -> NDArray[np.void]:
         """Events of a line in [begin, end) as EVENT_DTYPE."""
-        data = bytearray()
-        statement = _READ.format(line=sql.Literal(line_id), begin=sql.Literal(begin), end=sql.Literal(end))
-        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            for chunk in copy:
-                data += chunk
-        return np.frombuffer(data, dtype=EVENT_DTYPE, offset=len(HEADER), count=(len(data) - len(HEADER) - 2) // EVENT_DTYPE.itemsize)
+        with self._connection.cursor(binary=True) as cursor:
+            data = cursor.execute(queries()["read_events"], {"line": line_id, "begin": begin, "end": end}).fetchone()
+        return np.frombuffer(data[0] if data and data[0] else b"", dtype=EVENT_DTYPE)
 
     def _insert(self, line_id: int, first: dt.datetime, station_ids: NDArray[np.int64], defect_ids: NDArray[np.int64], sums: Sums) -> None:
         from mes.kpi.kernels import FIRST_BIN

@@ -59,3 +59,9 @@ CREATE TABLE mes.quarantine (
     digest        bytea NOT NULL UNIQUE
 );
 COMMENT ON TABLE mes.quarantine IS 'What could not be understood, whole: topic, bytes, reason. The same bytes on the same topic are one row, seen so many times.';
+
+-- When a broker was last known to keep the persistent session of a line.
+CREATE TABLE mes.line_session (
+    line_id        smallint PRIMARY KEY REFERENCES mes.line,
+    established_at timestamptz NOT NULL DEFAULT now()
+);
