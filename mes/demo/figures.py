@@ -1,0 +1,74 @@
+"""What the demo reads back from the database."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from mes.errors import Unavailable
+from mes.store import report
+from mes.store.connection import Connection, connect, translated
+
+_RECEIVED = """
+SELECT l.path, coalesce(sum(upper(r) - lower(r)), 0)::bigint
+FROM mes.line l LEFT JOIN mes.station s USING (line_id) LEFT JOIN mes.machine m USING (station_id)
+LEFT JOIN mes.machine_ledger g USING (machine_id) LEFT JOIN LATERAL unnest(g.received) AS r ON true
+GROUP BY l.path"""
+_MARKS = "SELECT count(*) FROM mes.dirty_bucket"
+_EVENTS = "SELECT EXISTS (SELECT FROM mes.cell_event)"
+
+
+class Figures:
+    """What the database holds, asked again and again; a database that is away is None, not an error."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def received(self) -> dict[str, int] | None:
+        """Events stored by line."""
+        rows = self._ask(_RECEIVED)
+        return None if rows is None else dict(rows)
+
+    def received_of_all(self) -> int | None:
+        by_line = self.received()
+        return None if by_line is None else sum(by_line.values())
+
+    def marks(self) -> int | None:
+        """Buckets that wait for the rollup, counted as often as they were marked."""
+        rows = self._ask(_MARKS)
+        return None if rows is None else rows[0][0]
+
+    def any_events(self) -> bool:
+        rows = self._ask(_EVENTS)
+        return bool(rows and rows[0][0])
+
+    def days(self, day: dt.date | None = None) -> dict[str, dict[str, Any]] | None:
+        """The row of `report daily` of each line: of its newest production day, or of `day`."""
+        try:
+            rows = report.daily(self._open(), None, day, most=100)
+        except Unavailable:
+            self.close()
+            return None
+        newest: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            newest.setdefault(row["line"], row)
+        return newest
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect(self._url, application="mes demo")
+        return self._connection
+
+    def _ask(self, statement: str) -> list[tuple[Any, ...]] | None:
+        try:
+            with translated(self._url):
+                return self._open().execute(statement.encode()).fetchall()
+        except Unavailable:
+            self.close()
+            return None
