@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simulators.jit import kernel
+from simulators.jit import part
 
 MASK: Final = (1 << 64) - 1
 
@@ -48,40 +48,40 @@ def key_of(seed: int, code: str) -> int:
     return value ^ (value >> 31)
 
 
-@kernel
+@part
 def _mix(z: Any) -> Any:
     z = (z ^ (z >> _S30)) * _M1
     z = (z ^ (z >> _S27)) * _M2
     return z ^ (z >> _S31)
 
 
-@kernel
+@part
 def bits(key: Any, unit: int, attempt: int, purpose: int) -> Any:
     """64 random bits for this question."""
     z = _mix(key + np.uint64(unit) * _GOLDEN)
     return _mix(z + (((np.uint64(attempt) << _S6) | np.uint64(purpose)) * _GOLDEN))
 
 
-@kernel
+@part
 def uniform(key: Any, unit: int, attempt: int, purpose: int) -> float:
     """A number in [0, 1), on the grid of 2^-53."""
     return np.float64(bits(key, unit, attempt, purpose) >> _S11) * _UNIT  # type: ignore[no-any-return]
 
 
-@kernel
+@part
 def triangle(key: Any, unit: int, attempt: int, purpose: int) -> float:
     """A symmetric triangular number in (-1, 1) with standard deviation 1/sqrt(6), from one hash."""
     z = bits(key, unit, attempt, purpose)
     return np.float64(z >> _S32) * _HALF + np.float64(z & _LOW) * _HALF - 1.0  # type: ignore[no-any-return]
 
 
-@kernel
+@part
 def exponential(key: Any, unit: int, attempt: int, purpose: int, mean: float) -> float:
     """An exponential number with this mean."""
     return -math.log(1.0 - uniform(key, unit, attempt, purpose)) * mean
 
 
-@kernel
+@part
 def normal_quantile(p: float) -> float:
     """The standard normal quantile of p in (0, 1), relative error below 1.2e-9.
 

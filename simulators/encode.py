@@ -8,7 +8,7 @@ import numpy as np
 
 from mes.contract import RESULTS
 from simulators.flow import NO_CHANNEL, NO_DEFECT
-from simulators.jit import Array, kernel
+from simulators.jit import Array, kernel, part
 from simulators.quality import ABSENT, Quality
 from simulators.scenario import Scenario, flat
 
@@ -65,7 +65,7 @@ def build(scenario: Scenario, quality: Quality, *, ndjson: bool = False) -> Tabl
     )  # fmt: skip
 
 
-@kernel
+@part
 def _copy(out: Any, at: int, source: Any, begin: int, end: int) -> int:
     for i in range(begin, end):
         out[at] = source[i]
@@ -73,7 +73,7 @@ def _copy(out: Any, at: int, source: Any, begin: int, end: int) -> int:
     return at
 
 
-@kernel
+@part
 def _digits(out: Any, at: int, value: int, width: int) -> int:
     """`value` >= 0 in decimal, with zeros in front up to `width`."""
     digits = 1
@@ -91,7 +91,7 @@ def _digits(out: Any, at: int, value: int, width: int) -> int:
     return at + digits
 
 
-@kernel
+@part
 def _decimal(out: Any, at: int, mantissa: int, decimals: int) -> int:
     """mantissa / 10**decimals, exactly; with an exponent where that is shorter."""
     if mantissa < 0:

@@ -11,12 +11,13 @@ in arrays, so the kernel stops at any instant and goes on later, and where it st
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from simulators.draws import MISS, REPAIR, REWORK, SERVICE, TIME_TO_FAILURE, exponential, key_of, triangle, uniform
-from simulators.jit import Array, kernel
+from simulators.jit import Array, kernel, part
 from simulators.scenario import BATCH, DISCRETE, DWELL, KINDS, SPREAD, TICKS, Scenario
 
 NEVER: Final = np.iinfo(np.int64).max
@@ -57,7 +58,7 @@ class Line(NamedTuple):
     clock: Array
 
 
-@kernel
+@part
 def _push(line: Any, s: int, which: int, unit: int, at: int, attempt: int, place: int) -> None:
     ring = line.ring[s, which]
     i = ring.head + ring.count
@@ -71,7 +72,7 @@ def _push(line: Any, s: int, which: int, unit: int, at: int, attempt: int, place
     ring.count += 1
 
 
-@kernel
+@part
 def _pop(line: Any, s: int, which: int) -> int:
     """Take the head out of a ring; returns its index in `cell`, valid until the next push."""
     ring = line.ring[s, which]
@@ -83,7 +84,7 @@ def _pop(line: Any, s: int, which: int) -> int:
     return i  # type: ignore[no-any-return]
 
 
-@kernel
+@part
 def _leave(line: Any, s: int) -> int:
     """The cell that has waited longest after its service at `s` leaves it."""
     i = _pop(line, s, OUT)
@@ -101,7 +102,7 @@ def _leave(line: Any, s: int) -> int:
     return i
 
 
-@kernel
+@part
 def _waiting(line: Any, s: int) -> bool:
     """Whether a machine or position of `s` that is free could begin."""
     if line.station[s].kind == BATCH and s > 0:
@@ -111,7 +112,7 @@ def _waiting(line: Any, s: int) -> bool:
     return line.ring[s - 1, OUT].count > 0  # type: ignore[no-any-return]
 
 
-@kernel
+@part
 def _take(line: Any, s: int) -> tuple[int, int]:
     """The next cell for a machine of `s`, as (unit, attempt): a retry first, then the buffer, then the station before."""
     if line.ring[s, AGAIN].count > 0:
@@ -127,7 +128,7 @@ def _take(line: Any, s: int) -> tuple[int, int]:
     return line.cell[_leave(line, s - 1)].unit, 1
 
 
-@kernel
+@part
 def _begin(line: Any, s: int, m: int, now: int) -> None:
     """Start machine `m` with its load; breakdowns come after busy time and delay the end, not the cycle."""
     station = line.station[s]
@@ -149,7 +150,7 @@ def _begin(line: Any, s: int, m: int, now: int) -> None:
         line.next_at[s] = end
 
 
-@kernel
+@part
 def _idle_machine(line: Any, s: int) -> int:
     """The next idle machine after the one that began last, so that work is shared evenly."""
     station = line.station[s]
@@ -163,7 +164,7 @@ def _idle_machine(line: Any, s: int) -> int:
     return station.first + (place - 1 if place > 0 else station.machines - 1)  # type: ignore[no-any-return]
 
 
-@kernel
+@part
 def _start(line: Any, s: int, now: int) -> None:
     station = line.station[s]
     if station.kind == DWELL:
@@ -187,7 +188,7 @@ def _start(line: Any, s: int, now: int) -> None:
             _begin(line, s, m, now)
 
 
-@kernel
+@part
 def _pull(line: Any, s: int, now: int) -> bool:
     """Start what can start at `s` and fill its buffer; returns whether the station before got rid of a cell."""
     before = line.ring[s - 1, OUT].count if s > 0 else 0
@@ -202,7 +203,7 @@ def _pull(line: Any, s: int, now: int) -> bool:
     return line.ring[s - 1, OUT].count < before  # type: ignore[no-any-return]
 
 
-@kernel
+@part
 def _judge(line: Any, s: int, unit: int, attempt: int) -> tuple[int, int]:
     """The result of a visit and the index of its defect within the station."""
     station = line.station[s]
@@ -225,7 +226,7 @@ def _judge(line: Any, s: int, unit: int, attempt: int) -> tuple[int, int]:
     return SCRAP, defect
 
 
-@kernel
+@part
 def _report(line: Any, event: Any, s: int, m: int, now: int, unit: int, attempt: int, channel: int, cycle: int) -> int:
     result, defect = _judge(line, s, unit, attempt)
     machine = line.machine[m]
@@ -245,7 +246,7 @@ def _report(line: Any, event: Any, s: int, m: int, now: int, unit: int, attempt:
     return result
 
 
-@kernel
+@part
 def _finish_dwell(line: Any, s: int, now: int, events: Any, n: int) -> int:
     station = line.station[s]
     cell = line.cell[_pop(line, s, INSIDE)]
@@ -265,7 +266,7 @@ def _finish_dwell(line: Any, s: int, now: int, events: Any, n: int) -> int:
     return n + 1
 
 
-@kernel
+@part
 def _finish_machine(line: Any, s: int, now: int, events: Any, n: int) -> int:
     station = line.station[s]
     m = station.first
@@ -385,7 +386,7 @@ def fill(line: Line, scenario: Scenario, now: int, rate: float) -> int:
         if s.kind == "dwell":
             plan.append((n, min(s.machines * s.positions, int(inside))))
         elif s.kind == "batch":
-            plan.append((n, min(s.machines, round(inside / s.cells_per_cycle)) * s.cells_per_cycle))
+            plan.append((n, min(s.machines, math.ceil(inside / s.cells_per_cycle)) * s.cells_per_cycle))
     unit = -sum(cells for _, cells in plan)
     total = -unit
     for n, cells in reversed(plan):

@@ -1,0 +1,5 @@
+"""`python -m simulators` is `linesim`."""
+
+from simulators.cli import main
+
+main()

@@ -1,0 +1,189 @@
+"""`linesim`: the simulators' command line. Heavy modules are imported by the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mes.errors import MesError
+
+if TYPE_CHECKING:
+    from simulators.run import Options
+    from simulators.scenario import Scenario
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
+
+
+class _Speed(click.ParamType[float | None]):
+    """Times real time, or max."""
+
+    name = "number|max"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value is None or isinstance(value, float):
+            return value
+        if value == "max":
+            return None
+        try:
+            speed = float(value)
+        except ValueError:
+            speed = -1.0
+        if not 0 < speed <= 100_000:
+            self.fail(f"{value!r} is neither 'max' nor a number above 0 and up to 100000, such as 60", param, ctx)
+        return speed
+
+
+def _option(*names: str, env: str, **more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(*names, envvar=env, show_envvar=True, **more)
+
+
+_line = _option("--line", env="MES_LINE", required=True, help="Line: its path, code or site, as `linesim list` shows them.")
+_seeds = _option("--seeds", env="MES_SEEDS", type=click.Path(path_type=Path), default=None, show_default="seeds", help="Folder with the plant's TOML files.")
+_start = _option(
+    "--start", env="MES_START", type=click.DateTime(["%Y-%m-%d"]), default=None, show_default="yesterday at the site", help="First production day, YYYY-MM-DD."
+)
+
+
+def _seeds_folder(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    here = Path("seeds")
+    beside = Path(__file__).resolve().parent.parent / "seeds"
+    return here if here.is_dir() or not beside.is_dir() else beside
+
+
+def _scenario(seeds: Path | None, line: str) -> Scenario:
+    from simulators import scenario
+
+    return scenario.load(_seeds_folder(seeds), line)
+
+
+@click.group(context_settings=SETTINGS)
+def cli() -> None:
+    """Simulated battery-cell lines: they make events as the machines of a plant would, and publish them."""
+
+
+@cli.command("list")
+@_seeds
+def list_lines(seeds: Path | None) -> None:
+    """Show the lines of the seeds folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mes import plant
+
+    whole = plant.load(_seeds_folder(seeds))
+    table = Table("line", "name", "product", "stations", "machines", "target a day")
+    for line in sorted(whole.lines.values(), key=lambda entry: entry.path):
+        target = max((t for t in whole.targets if t.line == line.path), key=lambda t: t.from_, default=None)
+        machines = sum(s.machines for s in line.station)
+        table.add_row(line.path, line.name, line.product, str(len(line.station)), f"{machines:,}", f"{target.cells_per_day:,}" if target else "-")
+    Console().print(table)
+
+
+@cli.command()
+@_line
+@_start
+@_option("--days", env="MES_DAYS", type=click.IntRange(1, 3660), default=None, show_default="1, with --catch-up until stopped", help="Production days to run.")
+@_option("--speed", env="MES_SPEED", type=_Speed(), default="60", help="Simulated seconds a second, or max.")
+@_option("--seed", env="MES_SEED", type=int, default=None, show_default="that of the state, else 1", help="Seed: the same one gives the same bytes.")
+@_seeds
+@_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt://[user:password@]host[:port], or mqtts:// for TLS.")
+@_option("--window", env="MES_WINDOW", type=click.IntRange(1, 10_000), default=200, help="Most publishes without acknowledgement.")
+@_option("--state", env="MES_STATE", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder that remembers how far all is acknowledged.")
+@_option("--catch-up", env="MES_CATCH_UP", is_flag=True, help="Run at --speed up to the present, then in real time: no event lies in the future.")
+@_option("--progress", env="MES_PROGRESS", type=click.Choice(["table", "json", "none"]), default="table", help="What to show once a second.")
+@_option("--ledger", env="MES_LEDGER", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File for the truth: counts of what was generated.")
+def run(**given: Any) -> None:
+    """Run a line: publish its events to the broker."""
+    from simulators.run import Options
+    from simulators.sinks import BrokerUrl
+
+    start: dt.datetime | None = given["start"]
+    days: int | None = given["days"]
+    _run(
+        Options(
+            scenario=_scenario(given["seeds"], given["line"]),
+            start=start.date() if start else None,
+            days=days if days or given["catch_up"] else 1,
+            speed=given["speed"],
+            seed=given["seed"],
+            broker=BrokerUrl.parse(given["broker"]),
+            window=given["window"],
+            state=given["state"],
+            catch_up=given["catch_up"],
+            ledger=given["ledger"],
+        ),
+        given["progress"],
+    )
+
+
+def _run(options: Options, progress: str) -> None:
+    from simulators.run import Runner
+
+    say: Callable[[str], None] = lambda text: click.echo(text, err=True)  # noqa: E731
+    runner = Runner(options, say)
+    runner.prepare()
+    show: Callable[[dict[str, Any]], None] = lambda figures: None  # noqa: E731
+    live: AbstractContextManager[Any] = nullcontext()
+    if progress == "json":
+        show = lambda figures: click.echo(json.dumps(figures))  # noqa: E731
+    elif progress == "table":
+        from rich.console import Console
+        from rich.live import Live
+
+        live = Live(console=Console(), auto_refresh=False)
+
+        def show(figures: dict[str, Any]) -> None:
+            live.update(_table(figures), refresh=True)  # type: ignore[attr-defined]
+
+    with live:
+        asyncio.run(runner.run(show))
+
+
+def _table(figures: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("line", "simulated until", "done", "generated", "published", "acked", "good", "events/s")
+    done = "-" if figures["fraction"] is None else f"{figures['fraction']:.1%}"
+    counts = [f"{figures[k]:,}" for k in ("generated", "published", "acked", "good")]
+    table.add_row(figures["line"], figures["simulated_until"], done, *counts, f"{figures['events_per_s']:,.0f}")
+    return table
+
+
+@cli.command()
+@_line
+@_start
+@_option("--days", env="MES_DAYS", type=click.IntRange(1, 3660), default=1, help="Production days to generate.")
+@_option("--seed", env="MES_SEED", type=int, default=1, help="Seed: the same one gives the same bytes.")
+@_seeds
+@_option("--out", env="MES_OUT", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write, F.ndjson.")
+@_option("--ledger", env="MES_LEDGER", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File for the truth: counts of what was generated.")
+def generate(line: str, start: dt.datetime | None, days: int, seed: int, seeds: Path | None, out: Path, ledger: Path | None) -> None:
+    """Write a line's events to a file, one {"topic": ..., "event": ...} a line, in order of time."""
+    scenario = _scenario(seeds, line)
+    from simulators.files import generate as write
+
+    write(scenario, start.date() if start else None, days, seed, out, ledger)
+
+
+def main() -> None:
+    """Entry point: errors are one line, exit 2; a signal before the run has begun ends it quietly."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as why:
+        click.echo(f"linesim: {why.format_message()}", err=True)
+        sys.exit(2)
+    except MesError as why:
+        click.echo(f"linesim: {why}", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(0)
