@@ -1,0 +1,144 @@
+"""The real parts that tests run against: embedded ones, and Debian's PostgreSQL and Mosquitto as a plant has them.
+
+Each is started by the test session on a free port and stopped by its own process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def missing(what: str, package: str) -> None:
+    """A part of Debian's that is not installed: skipped where a person runs the tests, an error in CI."""
+    reason = f"{what} is not installed: apt-get install {package}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def wait_for(condition, seconds: float = 20.0, what: str = "condition"):  # type: ignore[no-untyped-def]
+    """Poll until `condition()` is true and return its value; AssertionError after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} not met within {seconds} s"
+        time.sleep(0.05)
+    return value
+
+
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
+        return True
+    return False
+
+
+def _unprivileged() -> tuple[int, int] | None:
+    """Whom PostgreSQL may run as: not root."""
+    if os.getuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return entry.pw_uid, entry.pw_gid
+    raise AssertionError("no unprivileged user on this machine")
+
+
+@contextlib.contextmanager
+def stopped_at_the_end(process: subprocess.Popen[bytes], sig: signal.Signals = signal.SIGTERM) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(sig)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def debian_postgres() -> Iterator[str]:
+    """Debian's PostgreSQL on a fresh cluster; yields the URL of a superuser."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
+    if not found:
+        missing("PostgreSQL", "postgresql")
+    programs = found[-1].parent
+    folder = Path(tempfile.mkdtemp(prefix="mes-pg-", dir="/tmp"))
+    owner = _unprivileged()
+    as_owner = {"user": owner[0], "group": owner[1], "extra_groups": []} if owner else {}
+    port = free_port()
+    try:
+        if owner:
+            os.chown(folder, *owner)
+        subprocess.run(
+            [programs / "initdb", "-D", folder / "data", "-U", "mes", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync"],
+            check=True, capture_output=True, cwd="/", **as_owner,  # type: ignore[call-overload]
+        )  # fmt: skip
+        command = [
+            programs / "postgres", "-D", folder / "data", "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+            "-c", f"unix_socket_directories={folder}", "-c", "shared_buffers=64MB",
+        ]  # fmt: skip
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True, **as_owner)
+        with stopped_at_the_end(process, signal.SIGINT):
+            wait_for(lambda: accepts(port), what="PostgreSQL")
+            yield f"postgresql://mes@127.0.0.1:{port}/postgres"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Mosquitto:
+    """Debian's Mosquitto with the two settings without which it drops acked messages."""
+
+    def __init__(self, folder: Path, extra: str = "") -> None:
+        self.program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if self.program is None:
+            missing("Mosquitto", "mosquitto")
+        self.port = free_port()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        user = "root" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+        (folder / "mosquitto.conf").write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser {user}\npersistence true\npersistence_location {folder}/\n"
+            f"max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n{extra}"
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        assert self.program
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.program, "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(lambda: accepts(self.port), what="Mosquitto")
+
+    def __enter__(self) -> Mosquitto:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process:
+            with stopped_at_the_end(self.process):
+                pass
