@@ -16,6 +16,16 @@ LEFT JOIN mes.machine_ledger g USING (machine_id) LEFT JOIN LATERAL unnest(g.rec
 GROUP BY l.path"""
 _MARKS = "SELECT count(*) FROM mes.dirty_bucket"
 _EVENTS = "SELECT EXISTS (SELECT FROM mes.cell_event)"
+_COUNTS = """
+SELECT name, n FROM report.daily_throughput, LATERAL (VALUES ('events', events), ('good', good), ('scrap', scrap)) AS v (name, n)
+WHERE line = %(line)s AND production_day = %(day)s
+UNION ALL
+SELECT format('hour %%s good', hour_of_day), good FROM report.hourly_throughput WHERE line = %(line)s AND production_day = %(day)s
+UNION ALL
+SELECT format('station %%s %%s', station, name), n
+FROM report.station_yield, LATERAL (VALUES
+    ('good', good), ('rework', rework), ('scrap', scrap), ('inspected', inspected), ('first_pass_good', first_pass_good)) AS v (name, n)
+WHERE line = %(line)s AND production_day = %(day)s"""
 
 
 class Figures:
@@ -48,10 +58,10 @@ class Figures:
         rows = self._ask(_EVENTS)
         return bool(rows and rows[0][0])
 
-    def days(self, day: dt.date | None = None) -> dict[str, dict[str, Any]] | None:
-        """The row of `report daily` of each line: of its newest production day, or of `day`."""
+    def days(self) -> dict[str, dict[str, Any]] | None:
+        """The newest row of `report daily` of each line."""
         try:
-            rows = report.daily(self._open(), None, day, most=100)
+            rows = report.daily(self._open(), most=100)
         except Unavailable:
             self.close()
             return None
@@ -59,6 +69,11 @@ class Figures:
         for row in rows:
             newest.setdefault(row["line"], row)
         return newest
+
+    def counts(self, line: str, day: dt.date) -> dict[str, int]:
+        """Every count that the report's views hold of a line's production day, by what it counts."""
+        with translated(self._url):
+            return dict(self._open().execute(_COUNTS, {"line": line, "day": day}).fetchall())
 
     def _open(self) -> Connection:
         if self._connection is None:

@@ -82,7 +82,7 @@ def run_once(day: dt.date | None, seed: int, home: Path, seeds: Path | None, dat
                 return 1
             seconds = time.monotonic() - began
             _print_report(stack, day)
-            differences = _differences(simulations, figures, day)
+            differences = _differences(simulations, figures)
             events = figures.received_of_all() or 0
     finally:
         lock.release()
@@ -144,7 +144,7 @@ def _until_summed(console: Console, stack: Stack, figures: Figures, simulations:
             stack.tend()
             fraction = sum(s.fraction for s in simulations) / len(simulations)
             if expected is None and all(s.service.finished for s in simulations):
-                expected = sum(_ledger(s)["events"] for s in simulations)
+                expected = sum(day["events"] for s in simulations for day in _truth(s).values())
             here, marks = figures.received_of_all(), figures.marks()
             most_marks = max(most_marks, marks or 0)
             all_here = expected is not None and here == expected
@@ -165,26 +165,38 @@ def _until_summed(console: Console, stack: Stack, figures: Figures, simulations:
             time.sleep(_TICK_S)
 
 
-def _ledger(simulation: Simulation) -> dict[str, Any]:
+def _truth(simulation: Simulation) -> dict[str, dict[str, Any]]:
+    """What was simulated, by production day, as the simulator counted it."""
     try:
-        truth: dict[str, Any] = json.loads(simulation.ledger.read_text())
-    except (OSError, ValueError) as why:
+        days: dict[str, dict[str, Any]] = json.loads(simulation.ledger.read_text(encoding="utf-8"))["days"]
+    except (OSError, ValueError, KeyError) as why:
         raise MesError(f"{simulation.ledger}: no ledger of what was simulated: {why}") from why
-    return truth
+    return days
 
 
-def _differences(simulations: Sequence[Simulation], figures: Figures, day: dt.date) -> list[str]:
-    """Where report and ledgers disagree."""
-    reported = figures.days(day) or {}
+def _differences(simulations: Sequence[Simulation], figures: Figures) -> list[str]:
+    """Where the report's views and the ledgers disagree: lines, hours and stations, every count."""
     found = []
     for simulation in simulations:
-        path, truth = simulation.line.path, _ledger(simulation)
-        row = reported.get(path, {})
-        found += [
-            f"{path} {day} {name}: reported {row.get(name)}, simulated {truth[name]}"
-            for name in ("events", "good", "scrap")
-            if row.get(name) != truth[name]
-        ]
+        path = simulation.line.path
+        for day, truth in _truth(simulation).items():
+            reported = figures.counts(path, dt.date.fromisoformat(day))
+            simulated: dict[str, int] = {name: truth[name] for name in ("events", "good", "scrap")}
+            simulated |= {f"hour {hour} good": good for hour, good in enumerate(truth["hourly_good"])}
+            for station, counts in truth["stations"].items():
+                names = {
+                    "good": "pass",
+                    "rework": "rework",
+                    "scrap": "scrap",
+                    "inspected": "inspected",
+                    "first_pass_good": "first_pass_good",
+                }
+                simulated |= {f"station {station} {name}": counts[own] for name, own in names.items()}
+            found += [
+                f"{path} {day} {name}: reported {reported.get(name, 0)}, simulated {simulated.get(name, 0)}"
+                for name in sorted(simulated.keys() | reported.keys())
+                if reported.get(name, 0) != simulated.get(name, 0)
+            ]
     return found
 
 
@@ -195,8 +207,8 @@ def _print_report(stack: Stack, day: dt.date) -> None:
 
 def _explain(stack: Stack, problem: str) -> None:
     errors = Console(stderr=True)
-    errors.print(f"mes: {problem}", markup=False, highlight=False)
+    errors.print(f"mes: {problem}", markup=False, highlight=False, soft_wrap=True)
     for service in stack.services:
-        errors.print(f"-- {service.log}", markup=False, highlight=False)
+        errors.print(f"-- {service.log}", markup=False, highlight=False, soft_wrap=True)
         for text in process.tail(service.log, 8):
-            errors.print(f"   {text}", markup=False, highlight=False)
+            errors.print(f"   {text}", markup=False, highlight=False, soft_wrap=True)

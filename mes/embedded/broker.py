@@ -21,9 +21,10 @@ from mes.errors import ConfigError
 
 STANDARD_PORT: Final = 1883
 
-# 2,048 messages of at most 64 KiB bound what ingest can hold unacked at 128 MiB a session; above 32,767 NATS
-# refuses a wildcard subscription, since it makes two consumers of it.
-MAX_ACK_PENDING: Final = 2048
+# What a session may hold unacked. 512 messages of at most 64 KiB are 32 MiB: below the 64 MB at which NATS cuts a
+# client off as a slow consumer (2,048 did that), and 131,000 events, which ingest commits well within `ack_wait`,
+# after which NATS sends again. (Above 32,767 NATS refuses wildcard subscriptions.)
+MAX_ACK_PENDING: Final = 512
 
 _CONNECT: Final = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00"  # MQTT 3.1.1, clean session, no client id
 _CONFIGURATION: Final = """\
@@ -82,7 +83,7 @@ class EmbeddedBroker:
             raise ConfigError(f"port {self.port} is taken by {process.listener(self.port)}: stop that, or give the broker another port")
         self._write_configuration()
         begin = self.log.stat().st_size if self.log.exists() else 0
-        environment = {**os.environ, "GOMEMLIMIT": "192MiB"}
+        environment = {**os.environ, "GOMEMLIMIT": "256MiB"}
         command = [process.program("nats-server", "MES_BROKER_URL"), "-c", "nats.conf"]
         self._child = process.spawn(command, self.log, cwd=self.folder, env=environment)
         deadline = time.monotonic() + 60.0
