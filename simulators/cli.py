@@ -7,7 +7,6 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +44,19 @@ def _option(*names: str, env: str, **more: Any) -> Callable[[Callable[..., Any]]
     return click.option(*names, envvar=env, show_envvar=True, **more)
 
 
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_DAYS = click.IntRange(1, 3660)
 _line = _option("--line", env="MES_LINE", required=True, help="Line: its path, code or site, as `linesim list` shows them.")
-_seeds = _option("--seeds", env="MES_SEEDS", type=click.Path(path_type=Path), default=None, show_default="seeds", help="Folder with the plant's TOML files.")
+_seeds = _option("--seeds", env="MES_SEEDS", type=_FOLDER, show_default="seeds", help="Folder with the plant's TOML files.")
 _start = _option(
-    "--start", env="MES_START", type=click.DateTime(["%Y-%m-%d"]), default=None, show_default="yesterday at the site", help="First production day, YYYY-MM-DD."
+    "--start",
+    env="MES_START",
+    type=click.DateTime(["%Y-%m-%d"]),
+    show_default="yesterday at the site",
+    help="First production day, YYYY-MM-DD.",
 )
+_ledger = _option("--ledger", env="MES_LEDGER", type=_FILE, help="File for the truth: counts of what was generated.")
 
 
 def _seeds_folder(given: Path | None) -> Path:
@@ -92,16 +99,16 @@ def list_lines(seeds: Path | None) -> None:
 @cli.command()
 @_line
 @_start
-@_option("--days", env="MES_DAYS", type=click.IntRange(1, 3660), default=None, show_default="1, with --catch-up until stopped", help="Production days to run.")
+@_option("--days", env="MES_DAYS", type=_DAYS, show_default="1, with --catch-up until stopped", help="Production days to run.")
 @_option("--speed", env="MES_SPEED", type=_Speed(), default="60", help="Simulated seconds a second, or max.")
-@_option("--seed", env="MES_SEED", type=int, default=None, show_default="that of the state, else 1", help="Seed: the same one gives the same bytes.")
+@_option("--seed", env="MES_SEED", type=int, show_default="that of the state, else 1", help="The same seed gives the same bytes.")
 @_seeds
-@_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt://[user:password@]host[:port], or mqtts:// for TLS.")
+@_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt[s]://[user:password@]host[:port].")
 @_option("--window", env="MES_WINDOW", type=click.IntRange(1, 10_000), default=200, help="Most publishes without acknowledgement.")
-@_option("--state", env="MES_STATE", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder that remembers how far all is acknowledged.")
-@_option("--catch-up", env="MES_CATCH_UP", is_flag=True, help="Run at --speed up to the present, then in real time: no event lies in the future.")
-@_option("--progress", env="MES_PROGRESS", type=click.Choice(["table", "json", "none"]), default="table", help="What to show once a second.")
-@_option("--ledger", env="MES_LEDGER", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File for the truth: counts of what was generated.")
+@_option("--state", env="MES_STATE", type=_FOLDER, help="Folder that remembers how far all is acknowledged, for the next start.")
+@_option("--catch-up", env="MES_CATCH_UP", is_flag=True, help="Run at --speed up to the present, then in real time.")
+@_option("--progress", env="MES_PROGRESS", type=click.Choice(["table", "json", "none"]), default="table", help="Shown once a second.")
+@_ledger
 def run(**given: Any) -> None:
     """Run a line: publish its events to the broker."""
     from simulators.run import Options
@@ -129,24 +136,24 @@ def run(**given: Any) -> None:
 def _run(options: Options, progress: str) -> None:
     from simulators.run import Runner
 
-    say: Callable[[str], None] = lambda text: click.echo(text, err=True)  # noqa: E731
-    runner = Runner(options, say)
+    runner = Runner(options, lambda text: click.echo(text, err=True))
     runner.prepare()
-    show: Callable[[dict[str, Any]], None] = lambda figures: None  # noqa: E731
-    live: AbstractContextManager[Any] = nullcontext()
-    if progress == "json":
-        show = lambda figures: click.echo(json.dumps(figures))  # noqa: E731
-    elif progress == "table":
+    if progress == "table":
         from rich.console import Console
         from rich.live import Live
 
-        live = Live(console=Console(), auto_refresh=False)
+        with Live(console=Console(), auto_refresh=False) as live:
+            asyncio.run(runner.run(lambda figures: live.update(_table(figures), refresh=True)))
+    else:
+        asyncio.run(runner.run(_print_json if progress == "json" else _print_nothing))
 
-        def show(figures: dict[str, Any]) -> None:
-            live.update(_table(figures), refresh=True)  # type: ignore[attr-defined]
 
-    with live:
-        asyncio.run(runner.run(show))
+def _print_json(figures: dict[str, Any]) -> None:
+    click.echo(json.dumps(figures))
+
+
+def _print_nothing(_: dict[str, Any]) -> None:
+    pass
 
 
 def _table(figures: dict[str, Any]) -> Any:
@@ -159,14 +166,27 @@ def _table(figures: dict[str, Any]) -> Any:
     return table
 
 
+@cli.command("compile")
+@_seeds
+def compile_kernels(seeds: Path | None) -> None:
+    """Compile the kernels into their cache, so that the first run need not wait."""
+    from mes import plant
+    from simulators.scenario import Scenario
+    from simulators.stream import Stream
+
+    whole = plant.load(_seeds_folder(seeds))
+    line = next(iter(whole.lines.values()))
+    Stream(Scenario(line, whole.sites[line.site]), 1, dt.date(2026, 1, 1)).compile()
+
+
 @cli.command()
 @_line
 @_start
-@_option("--days", env="MES_DAYS", type=click.IntRange(1, 3660), default=1, help="Production days to generate.")
-@_option("--seed", env="MES_SEED", type=int, default=1, help="Seed: the same one gives the same bytes.")
+@_option("--days", env="MES_DAYS", type=_DAYS, default=1, help="Production days to generate.")
+@_option("--seed", env="MES_SEED", type=int, default=1, help="The same seed gives the same bytes.")
 @_seeds
-@_option("--out", env="MES_OUT", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write, F.ndjson.")
-@_option("--ledger", env="MES_LEDGER", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File for the truth: counts of what was generated.")
+@_option("--out", env="MES_OUT", type=_FILE, required=True, help="File to write, F.ndjson.")
+@_ledger
 def generate(line: str, start: dt.datetime | None, days: int, seed: int, seeds: Path | None, out: Path, ledger: Path | None) -> None:
     """Write a line's events to a file, one {"topic": ..., "event": ...} a line, in order of time."""
     scenario = _scenario(seeds, line)

@@ -12,17 +12,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from simulators.jit import part
+from simulators.jit import fixed, part
 
 MASK: Final = (1 << 64) - 1
 
 # Purposes. A reading takes two numbers for each characteristic, from READING on.
-MISS: Final = 1
-REWORK: Final = 2
-SERVICE: Final = 3
-TIME_TO_FAILURE: Final = 4
-REPAIR: Final = 5
-READING: Final = 16
+MISS: Final = fixed(1)
+REWORK: Final = fixed(2)
+SERVICE: Final = fixed(3)
+TIME_TO_FAILURE: Final = fixed(4)
+REPAIR: Final = fixed(5)
+READING: Final = fixed(16)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -65,14 +65,14 @@ def bits(key: Any, unit: int, attempt: int, purpose: int) -> Any:
 @part
 def uniform(key: Any, unit: int, attempt: int, purpose: int) -> float:
     """A number in [0, 1), on the grid of 2^-53."""
-    return np.float64(bits(key, unit, attempt, purpose) >> _S11) * _UNIT  # type: ignore[no-any-return]
+    return np.float64(bits(key, unit, attempt, purpose) >> _S11) * _UNIT
 
 
 @part
 def triangle(key: Any, unit: int, attempt: int, purpose: int) -> float:
     """A symmetric triangular number in (-1, 1) with standard deviation 1/sqrt(6), from one hash."""
     z = bits(key, unit, attempt, purpose)
-    return np.float64(z >> _S32) * _HALF + np.float64(z & _LOW) * _HALF - 1.0  # type: ignore[no-any-return]
+    return np.float64(z >> _S32) * _HALF + np.float64(z & _LOW) * _HALF - 1.0
 
 
 @part
@@ -89,12 +89,15 @@ def normal_quantile(p: float) -> float:
     """
     if p < 0.02425 or p > 0.97575:
         q = math.sqrt(-2.0 * math.log(min(p, 1.0 - p)))
-        top = ((((-7.784894002430293e-03 * q - 3.223964580411365e-01) * q - 2.400758277161838) * q - 2.549732539343734) * q + 4.374664141464968) * q
-        bottom = (((7.784695709041462e-03 * q + 3.224671290700398e-01) * q + 2.445134137142996) * q + 3.754408661907416) * q + 1.0
-        x = (top + 2.938163982698783) / bottom
-        return x if p < 0.5 else -x
+        top = -7.784894002430293e-03 * q - 3.223964580411365e-01
+        top = (((top * q - 2.400758277161838) * q - 2.549732539343734) * q + 4.374664141464968) * q + 2.938163982698783
+        bottom = 7.784695709041462e-03 * q + 3.224671290700398e-01
+        bottom = ((bottom * q + 2.445134137142996) * q + 3.754408661907416) * q + 1.0
+        return top / bottom if p < 0.5 else -top / bottom
     q = p - 0.5
     r = q * q
-    top = ((((-3.969683028665376e01 * r + 2.209460984245205e02) * r - 2.759285104469687e02) * r + 1.383577518672690e02) * r - 3.066479806614716e01) * r
-    bottom = ((((-5.447609879822406e01 * r + 1.615858368580409e02) * r - 1.556989798598866e02) * r + 6.680131188771972e01) * r - 1.328068155288572e01) * r
-    return (top + 2.506628277459239) * q / (bottom + 1.0)
+    top = -3.969683028665376e01 * r + 2.209460984245205e02
+    top = (((top * r - 2.759285104469687e02) * r + 1.383577518672690e02) * r - 3.066479806614716e01) * r + 2.506628277459239
+    bottom = -5.447609879822406e01 * r + 1.615858368580409e02
+    bottom = (((bottom * r - 1.556989798598866e02) * r + 6.680131188771972e01) * r - 1.328068155288572e01) * r + 1.0
+    return top * q / bottom

@@ -8,19 +8,23 @@ import numpy as np
 
 from mes.contract import RESULTS
 from simulators.flow import NO_CHANNEL, NO_DEFECT
-from simulators.jit import Array, kernel, part
+from simulators.jit import Array, fixed, kernel, part
 from simulators.quality import ABSENT, Quality
 from simulators.scenario import Scenario, flat
 
 _POW10 = 10 ** np.arange(19, dtype=np.int64)
+_ZERO: Final = fixed(0)
+_ONE: Final = fixed(1)
+_THREE: Final = fixed(3)
+_SEVEN: Final = fixed(7)
 _LONGEST_NUMBER: Final = 26
 _MAX_PLAIN_DECIMALS: Final = 9
 
 # Texts between the values, in the order of the event's members.
 _BOOT, _SEQ, _TIME, _UNIT, _DASH, _ATTEMPT, _RESULT, _CYCLE, _DEFECT, _QUOTE, _CHANNEL, _MEAS, _CLOSE, _END = range(14)
 _TEXTS = (
-    b'{"boot":', b',"seq":', b',"timestamp_ms":', b',"unit":"', b"-", b'","attempt":', b',"result":"', b'","cycle_s":', b',"defect":"', b'"',
-    b',"channel":', b',"meas":{', b"}", b"}",
+    b'{"boot":', b',"seq":', b',"timestamp_ms":', b',"unit":"', b"-", b'","attempt":', b',"result":"', b'","cycle_s":', b',"defect":"',
+    b'"', b',"channel":', b',"meas":{', b"}", b"}",
 )  # fmt: skip
 
 
@@ -99,50 +103,53 @@ def _decimal(out: Any, at: int, mantissa: int, decimals: int) -> int:
         at += 1
         mantissa = -mantissa
     if decimals == 0:
-        return _digits(out, at, mantissa, 1)
+        return _digits(out, at, mantissa, _ONE)
     if decimals > _MAX_PLAIN_DECIMALS:
-        at = _digits(out, at, mantissa, 1)
+        at = _digits(out, at, mantissa, _ONE)
         out[at] = 101
         out[at + 1] = 45
-        return _digits(out, at + 2, decimals, 1)
-    at = _digits(out, at, mantissa // _POW10[decimals], 1)
+        return _digits(out, at + 2, decimals, _ONE)
+    at = _digits(out, at, mantissa // _POW10[decimals], _ONE)
     out[at] = 46
     return _digits(out, at + 1, mantissa % _POW10[decimals], decimals)
 
 
 @kernel
-def write(tables: Any, events: Any, mantissas: Any, order: Any, boot: int, day_first: Any, day_code: Any, offset: int, out: Any, ends: Any) -> int:
+def write(
+    tables: Any, events: Any, mantissas: Any, order: Any, boot: int, day_first: Any, day_code: Any, offset: int, out: Any, ends: Any
+) -> int:
     """Write the events in this order into `out`; `ends` gets the position after each. Returns the bytes written."""
-    at = 0
+    at = _ZERO
     text, text_at = tables.text, tables.text_at
     for n in range(len(order)):
         i = order[n]
         event = events[i]
         s = event.station
         at = _copy(out, at, tables.opening, tables.opening_at[event.machine], tables.opening_at[event.machine + 1])
-        at = _digits(out, _copy(out, at, text, text_at[_BOOT], text_at[_BOOT + 1]), boot, 1)
-        at = _digits(out, _copy(out, at, text, text_at[_SEQ], text_at[_SEQ + 1]), event.seq, 1)
-        at = _digits(out, _copy(out, at, text, text_at[_TIME], text_at[_TIME + 1]), event.t // 1000, 1)
+        at = _digits(out, _copy(out, at, text, text_at[_BOOT], text_at[_BOOT + 1]), boot, _ONE)
+        at = _digits(out, _copy(out, at, text, text_at[_SEQ], text_at[_SEQ + 1]), event.seq, _ONE)
+        at = _digits(out, _copy(out, at, text, text_at[_TIME], text_at[_TIME + 1]), event.t // 1000, _ONE)
         at = _copy(out, at, text, text_at[_UNIT], text_at[_UNIT + 1])
-        at = _copy(out, at, tables.prefix, 0, len(tables.prefix))
+        at = _copy(out, at, tables.prefix, _ZERO, len(tables.prefix))
         day = len(day_first) - 1
         while day > 0 and day_first[day] > event.unit:
             day -= 1
         for k in range(5):
             out[at] = day_code[day, k]
             at += 1
-        at = _digits(out, _copy(out, at, text, text_at[_DASH], text_at[_DASH + 1]), (event.unit - day_first[day] + 1 + offset) % 10000000, 7)
-        at = _digits(out, _copy(out, at, text, text_at[_ATTEMPT], text_at[_ATTEMPT + 1]), event.attempt, 1)
+        number = (event.unit - day_first[day] + 1 + offset) % 10000000
+        at = _digits(out, _copy(out, at, text, text_at[_DASH], text_at[_DASH + 1]), number, _SEVEN)
+        at = _digits(out, _copy(out, at, text, text_at[_ATTEMPT], text_at[_ATTEMPT + 1]), event.attempt, _ONE)
         at = _copy(out, at, text, text_at[_RESULT], text_at[_RESULT + 1])
         at = _copy(out, at, tables.result, tables.result_at[event.result], tables.result_at[event.result + 1])
-        at = _decimal(out, _copy(out, at, text, text_at[_CYCLE], text_at[_CYCLE + 1]), (event.cycle + 500) // 1000, 3)
+        at = _decimal(out, _copy(out, at, text, text_at[_CYCLE], text_at[_CYCLE + 1]), (event.cycle + 500) // 1000, _THREE)
         if event.defect != NO_DEFECT:
             at = _copy(out, at, text, text_at[_DEFECT], text_at[_DEFECT + 1])
             row = tables.first_defect[s] + event.defect
             at = _copy(out, at, tables.defect, tables.defect_at[row], tables.defect_at[row + 1])
             at = _copy(out, at, text, text_at[_QUOTE], text_at[_QUOTE + 1])
         if event.channel != NO_CHANNEL:
-            at = _digits(out, _copy(out, at, text, text_at[_CHANNEL], text_at[_CHANNEL + 1]), event.channel, 1)
+            at = _digits(out, _copy(out, at, text, text_at[_CHANNEL], text_at[_CHANNEL + 1]), event.channel, _ONE)
         any_reading = False
         for k in range(tables.first[s + 1] - tables.first[s]):
             if mantissas[i, k] == ABSENT:
@@ -159,15 +166,16 @@ def write(tables: Any, events: Any, mantissas: Any, order: Any, boot: int, day_f
         if any_reading:
             at = _copy(out, at, text, text_at[_CLOSE], text_at[_CLOSE + 1])
         at = _copy(out, at, text, text_at[_END], text_at[_END + 1])
-        at = _copy(out, at, tables.ending, 0, len(tables.ending))
+        at = _copy(out, at, tables.ending, _ZERO, len(tables.ending))
         ends[n] = at
     return at
 
 
 def bounds(scenario: Scenario, tables: Tables) -> Array:
     """The most bytes an event of each station can take, int64 (S)."""
-    fixed = sum(map(len, _TEXTS)) + len(tables.prefix) + len(tables.ending) + int(np.diff(tables.opening_at).max()) + 16 + 8 * _LONGEST_NUMBER
+    texts = sum(map(len, _TEXTS)) + len(tables.prefix) + len(tables.ending) + int(np.diff(tables.opening_at).max())
+    common = texts + 16 + 8 * _LONGEST_NUMBER
     return np.array([
-        fixed + max((len(d.code) for d in s.defect), default=0) + sum(len(c.name) + 4 + _LONGEST_NUMBER for c in s.characteristic)
+        common + max((len(d.code) for d in s.defect), default=0) + sum(len(c.name) + 4 + _LONGEST_NUMBER for c in s.characteristic)
         for s in scenario.line.station
     ])  # fmt: skip

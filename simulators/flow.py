@@ -2,8 +2,8 @@
 
 Stations in series. A discrete station has machines that take up to `size` cells a cycle; in front of a batch station a
 full load gathers beside the buffer, then enters an idle machine at once; a dwell station has positions, each cell stays
-for the cycle. After its service a cell waits in place until the next station has room (blocking after service), so a full line backs up. The
-first station is never starved, the last never blocked. A miss may be tried again at the same station.
+for the cycle. After its service a cell waits in place until the next station has room (blocking after service), so a
+full line backs up. The first station is never starved, the last never blocked. A miss may be tried again at the same station.
 
 The next event is the earliest completion over the stations; ties go to the station earlier in the route. All state is
 in arrays, so the kernel stops at any instant and goes on later, and where it stops changes nothing.
@@ -11,29 +11,39 @@ in arrays, so the kernel stops at any instant and goes on later, and where it st
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from simulators.draws import MISS, REPAIR, REWORK, SERVICE, TIME_TO_FAILURE, exponential, key_of, triangle, uniform
-from simulators.jit import Array, kernel, part
-from simulators.scenario import BATCH, DISCRETE, DWELL, KINDS, SPREAD, TICKS, Scenario
+from simulators.draws import MISS, REPAIR, REWORK, SERVICE, TIME_TO_FAILURE, exponential, triangle, uniform
+from simulators.jit import Array, fixed, kernel, part
+from simulators.scenario import BATCH, DWELL
 
 NEVER: Final = np.iinfo(np.int64).max
-PASS, MISSED, SCRAP = range(3)  # pass, rework, scrap: the order of mes.contract.RESULTS
-NO_DEFECT: Final = -1
-NO_CHANNEL: Final = -1
+PASS, MISSED, SCRAP = (fixed(n) for n in range(3))  # pass, rework, scrap: the order of mes.contract.RESULTS
+NO_DEFECT: Final = fixed(-1)
+NO_CHANNEL: Final = fixed(-1)
+_ZERO: Final = fixed(0)
+_FIRST: Final = fixed(1)  # attempt
 
 # Rings of a station: cells waiting in front, cells to be tried again, cells done that have not left,
 # cells in their dwell in the order of their ends, and free positions.
-QUEUE, AGAIN, OUT, INSIDE, FREE = range(5)
-NEXT_UNIT: Final = 0  # index into Line.clock
+QUEUE, AGAIN, OUT, INSIDE, FREE = (fixed(n) for n in range(5))
+NEXT_UNIT, NOW, AWAKE = range(3)  # indices into Line.clock
 
+# EVENT     t: completion; cycle: time in work; machine: over the whole line, in route order; result: as above; defect: index
+#           within the station; channel: position within a machine. Times are ticks, of 1 us in a plant's line.
+# STATION   size: cells a cycle; cycle: ticks; first, machines: its machines; key, spread, miss, share, success, mtbf, mttr:
+#           random stream, coefficient of variation of the cycle, share of misses, of those tried again, and of these that
+#           pass, mean busy ticks to a failure and mean ticks of repair; turn: whose turn it is; the rest counts cells.
+# MACHINE   end: of the cycle; load: cells in work; held: cells done that cannot leave; cells: where its load lies in `cell`;
+#           seq: events so far; healthy: busy ticks until the next failure; cycle: ticks of the cycle in work
+# RING      first, room: its place in `cell`; head, count: what is in it
+# CELL      at: end of the dwell; place: the position or machine it is in
 _i8 = np.int64
 EVENT = np.dtype([
-    ("t", _i8), ("unit", _i8), ("seq", _i8), ("cycle", _i8), ("station", np.int32), ("machine", np.int32),
-    ("attempt", np.int32), ("channel", np.int32), ("result", np.int32), ("defect", np.int32),
+    ("t", _i8), ("unit", _i8), ("seq", _i8), ("cycle", _i8), ("station", _i8), ("machine", _i8),
+    ("attempt", _i8), ("channel", _i8), ("result", _i8), ("defect", _i8),
 ])  # fmt: skip
 STATION = np.dtype([
     ("kind", _i8), ("size", _i8), ("cycle", _i8), ("first", _i8), ("machines", _i8), ("positions", _i8), ("rework_max", _i8),
@@ -41,13 +51,17 @@ STATION = np.dtype([
     ("success", np.float64), ("mtbf", np.float64), ("mttr", np.float64),
     ("turn", _i8), ("idle", _i8), ("arrived", _i8), ("left", _i8), ("scrapped", _i8),
 ])  # fmt: skip
-MACHINE = np.dtype([("end", _i8), ("load", _i8), ("held", _i8), ("cells", _i8), ("seq", _i8), ("healthy", _i8), ("failures", _i8), ("cycle", _i8)])
+MACHINE = np.dtype([(name, _i8) for name in ("end", "load", "held", "cells", "seq", "healthy", "failures", "cycle")])
 RING = np.dtype([("first", _i8), ("room", _i8), ("head", _i8), ("count", _i8)])
-CELL = np.dtype([("unit", _i8), ("at", _i8), ("attempt", np.int32), ("place", np.int32)])
+CELL = np.dtype([("unit", _i8), ("at", _i8), ("attempt", _i8), ("place", _i8)])
 
 
 class Line(NamedTuple):
-    """The state of a line. station (S), machine (M), ring (S, 5), cell (all rings and loads), next_at (S), edge (defects), clock."""
+    """The state of a line.
+
+    station (S), machine (M) and ring (S, 5) as declared above; cell: the cells of all rings and machines;
+    next_at (S): the earliest completion of each station; edge: upper edges of the defects' shares; clock: see NEXT_UNIT.
+    """
 
     station: Array
     machine: Array
@@ -91,7 +105,7 @@ def _leave(line: Any, s: int) -> int:
     place = line.cell[i].place
     station = line.station[s]
     if station.kind == DWELL:
-        _push(line, s, FREE, 0, 0, 0, place)
+        _push(line, s, FREE, _ZERO, _ZERO, _ZERO, place)
     else:
         machine = line.machine[station.first + place]
         machine.held -= 1
@@ -122,10 +136,10 @@ def _take(line: Any, s: int) -> tuple[int, int]:
         unit = line.clock[NEXT_UNIT]
         line.clock[NEXT_UNIT] += 1
         line.station[0].arrived += 1
-        return unit, 1
+        return unit, _FIRST
     if line.ring[s, QUEUE].count > 0:
-        return line.cell[_pop(line, s, QUEUE)].unit, 1
-    return line.cell[_leave(line, s - 1)].unit, 1
+        return line.cell[_pop(line, s, QUEUE)].unit, _FIRST
+    return line.cell[_leave(line, s - 1)].unit, _FIRST
 
 
 @part
@@ -197,7 +211,7 @@ def _pull(line: Any, s: int, now: int) -> bool:
         return False
     queue = line.ring[s, QUEUE]
     while queue.count < queue.room and line.ring[s - 1, OUT].count > 0:
-        _push(line, s, QUEUE, line.cell[_leave(line, s - 1)].unit, 0, 1, 0)
+        _push(line, s, QUEUE, line.cell[_leave(line, s - 1)].unit, _ZERO, _FIRST, _ZERO)
         if line.station[s].kind == BATCH:
             _start(line, s, now)
     return line.ring[s - 1, OUT].count < before  # type: ignore[no-any-return]
@@ -258,7 +272,7 @@ def _finish_dwell(line: Any, s: int, now: int, events: Any, n: int) -> int:
     elif result == PASS and s + 1 < len(line.station):
         _push(line, s, OUT, unit, now, attempt, place)
     else:
-        _push(line, s, FREE, 0, 0, 0, place)
+        _push(line, s, FREE, _ZERO, _ZERO, _ZERO, place)
         if result == PASS:
             station.left += 1
     ring = line.ring[s, INSIDE]
@@ -280,7 +294,7 @@ def _finish_machine(line: Any, s: int, now: int, events: Any, n: int) -> int:
         result = _report(line, events[n], s, m, now, unit, attempt, channel, machine.cycle)
         n += 1
         if result == MISSED:
-            _push(line, s, AGAIN, unit, 0, attempt + 1, 0)
+            _push(line, s, AGAIN, unit, _ZERO, attempt + 1, _ZERO)
         elif result == PASS:
             if s + 1 < len(line.station):
                 _push(line, s, OUT, unit, now, attempt, m - station.first)
@@ -301,117 +315,26 @@ def _finish_machine(line: Any, s: int, now: int, events: Any, n: int) -> int:
 @kernel
 def advance(line: Any, until: int, events: Any, room: int) -> int:
     """Run all events before `until`, or as many as surely fit when a station can report `room` at once; returns how many."""
-    n = 0
+    n = _ZERO
     last = len(line.station) - 1
     while n + room <= len(events):
-        s = 0
-        now = line.next_at[0]
-        for i in range(1, last + 1):
-            if line.next_at[i] < now:
-                s = i
-                now = line.next_at[i]
-        if now >= until:
-            break
-        n = _finish_dwell(line, s, now, events, n) if line.station[s].kind == DWELL else _finish_machine(line, s, now, events, n)
-        if s < last:
-            _pull(line, s + 1, now)
-        # A start makes room in front of it, which may let the station before start, and so on up the line.
-        while _pull(line, s, now):
-            s -= 1
-    return n
-
-
-@kernel
-def settle(line: Any, now: int) -> None:
-    """Start everything that can start at `now`."""
-    for s in range(len(line.station) - 1, -1, -1):
-        at = s
-        while _pull(line, at, now):
-            at -= 1
-
-
-def build(scenario: Scenario, seed: int) -> Line:
-    """An empty line at rest. Times are ticks (microseconds), so `SPREAD`, minutes and ppm are converted here."""
-    stations = scenario.line.station
-    station = np.zeros(len(stations), STATION)
-    machine = np.zeros(sum(s.machines for s in stations), MACHINE)
-    ring = np.zeros((len(stations), 5), RING)
-    edges: list[float] = []
-    first = cells = 0
-    for n, s in enumerate(stations):
-        at = station[n]
-        at["kind"], at["size"], at["cycle"] = KINDS.index(s.kind), s.cells_per_cycle, round(s.cycle_s * TICKS)
-        at["first"], at["machines"], at["positions"], at["idle"] = first, s.machines, s.positions, s.machines
-        at["key"], at["spread"] = key_of(seed, s.code), SPREAD[s.kind]
-        at["mtbf"], at["mttr"] = s.mtbf_min * 60 * TICKS, s.mttr_min * 60 * TICKS
-        ppm = np.array([d.ppm for d in s.defect])
-        at["defect_first"], at["defects"], at["miss"] = len(edges), len(ppm), ppm.sum() / 1e6
-        edges += list(np.cumsum(ppm) / ppm.sum()) if ppm.sum() > 0 else [1.0] * len(ppm)
-        if s.rework is not None:
-            at["rework_max"], at["share"], at["success"] = s.rework.max, s.rework.share, s.rework.success
-        inside = s.machines * (s.positions if s.kind == "dwell" else s.cells_per_cycle)
-        dwell = inside if s.kind == "dwell" else 0
-        # Retries at most fill all machines, plus one machine's load on its way.
-        gathering = s.cells_per_cycle if s.kind == "batch" else 0
-        rooms = (stations[n - 1].buffer_after + gathering if n else 0, 0 if dwell else inside + s.cells_per_cycle, inside, dwell, dwell)
-        for which, room in enumerate(rooms):
-            ring[n, which]["first"], ring[n, which]["room"] = cells, room
-            cells += room
-        for place in range(s.machines):
-            m = machine[first + place]
-            m["end"] = NEVER
-            if not dwell:
-                m["cells"] = cells
-                cells += s.cells_per_cycle
-                m["healthy"] = 1 + int(exponential(at["key"], 0, place, TIME_TO_FAILURE, at["mtbf"]))
-        first += s.machines
-    line = Line(station, machine, ring, np.zeros(cells + 1, CELL), np.full(len(stations), NEVER), np.array(edges or [1.0]), np.zeros(1, np.int64))
-    for n, s in enumerate(stations):
-        if s.kind == "dwell":
-            free = ring[n, FREE]
-            line.cell["place"][free["first"] : free["first"] + free["room"]] = np.arange(free["room"])
-            free["count"] = free["room"]
-    return line
-
-
-def fill(line: Line, scenario: Scenario, now: int, rate: float) -> int:
-    """Put the cells into ovens and dwell stations that a line at `rate` (cells a second) holds; returns how many.
-
-    They get the numbers -n ... -1, the ones furthest down the line first, so that the first cell wound is 0 whatever the line holds.
-    """
-    unit = 0
-    plan: list[tuple[int, int]] = []
-    for n, s in enumerate(scenario.line.station):
-        inside = rate * s.cycle_s
-        if s.kind == "dwell":
-            plan.append((n, min(s.machines * s.positions, int(inside))))
-        elif s.kind == "batch":
-            plan.append((n, min(s.machines, math.ceil(inside / s.cells_per_cycle)) * s.cells_per_cycle))
-    unit = -sum(cells for _, cells in plan)
-    total = -unit
-    for n, cells in reversed(plan):
-        station = line.station[n]
-        if station["kind"] == DWELL:
-            inside_ring, free = line.ring[n, INSIDE], line.ring[n, FREE]
-            block = line.cell[inside_ring["first"] : inside_ring["first"] + cells]
-            block["unit"] = np.arange(unit, unit + cells)
-            block["at"] = now + (np.arange(1, cells + 1) * int(station["cycle"])) // max(1, cells)
-            block["attempt"], block["place"] = 1, np.arange(cells)
-            inside_ring["count"] = cells
-            free["head"] = cells % max(1, free["room"])
-            free["count"] = free["room"] - cells
-            line.next_at[n] = block["at"][0] if cells else NEVER
+        if line.clock[AWAKE] > 0:  # a line that was just filled: every station starts what it can, the last one first
+            line.clock[AWAKE] -= 1
+            s = line.clock[AWAKE]
+            now = line.clock[NOW]
         else:
-            busy = cells // int(station["size"])
-            for place in range(busy):
-                m = line.machine[station["first"] + place]
-                block = line.cell[m["cells"] : m["cells"] + station["size"]]
-                block["unit"] = np.arange(unit, unit + station["size"]) + place * station["size"]
-                block["attempt"] = 1
-                m["load"], m["cycle"] = station["size"], station["cycle"]
-                m["end"] = now + (place + 1) * int(station["cycle"]) // busy
-            station["idle"], station["turn"] = station["machines"] - busy, busy % int(station["machines"])
-            line.next_at[n] = line.machine["end"][station["first"] : station["first"] + station["machines"]].min()
-        station["arrived"] = cells
-        unit += cells
-    return total
+            s = _ZERO
+            now = line.next_at[0]
+            for i in range(1, last + 1):
+                if line.next_at[i] < now:
+                    s = i
+                    now = line.next_at[i]
+            if now >= until:
+                break
+            n = _finish_dwell(line, s, now, events, n) if line.station[s].kind == DWELL else _finish_machine(line, s, now, events, n)
+        # The next station may take what is done. Then a start makes room in front of it, which may let the station
+        # before start, and so on up the line.
+        at = min(s + 1, last)
+        while _pull(line, at, now) or at > s:
+            at -= 1
+    return n

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from simulators.flow import NO_DEFECT, PASS, SCRAP
+from simulators.flow import PASS, SCRAP
 from simulators.jit import Array
 from simulators.scenario import TICKS_MS, Scenario
 
@@ -68,32 +68,39 @@ class Ledger:
                 "starts": 0, "events": 0, "good": 0, "scrap": 0,
                 "hourly_good": [0] * -(-(end_ms - begin_ms) // HOUR_MS),
                 "stations": {
-                    s.code: {"pass": 0, "rework": 0, "scrap": 0, "inspected": 0, "first_pass_good": 0, "cycles": 0, "defects": {}} for s in stations
+                    s.code: {"pass": 0, "rework": 0, "scrap": 0, "inspected": 0, "first_pass_good": 0, "cycles": 0, "defects": {}}
+                    for s in stations
                 },
                 "machines": {},
             }  # fmt: skip
         truth = self.days[day]
-        last = len(stations) - 1
+        station, result = events["station"], events["result"]
         first_attempt = events["attempt"] == 1
-        passed = events["result"] == PASS
+        passed = result == PASS
+        missed = ~passed
+        n = len(stations)
+        results = np.bincount(station * 3 + result, minlength=3 * n).reshape(n, 3)
+        inspected = np.bincount(station[first_attempt], minlength=n)
+        first_pass = np.bincount(station[first_attempt & passed], minlength=n)
+        most = max(len(s.defect) for s in stations) + 1
+        defects = np.bincount(station[missed] * most + events["defect"][missed], minlength=n * most).reshape(n, most)
+        hours = (events["t"][passed & (station == n - 1)] // TICKS_MS - begin_ms) // HOUR_MS
         truth["events"] += len(events)
-        truth["starts"] += int(np.count_nonzero(first_attempt & (events["station"] == 0)))
-        good = events[passed & (events["station"] == last)]
-        truth["good"] += len(good)
-        truth["scrap"] += int(np.count_nonzero(events["result"] == SCRAP))
-        for hour, count in zip(*np.unique((good["t"] // TICKS_MS - begin_ms) // HOUR_MS, return_counts=True), strict=True):
-            truth["hourly_good"][int(hour)] += int(count)
-        for n, s in enumerate(stations):
-            here = events["station"] == n
+        truth["starts"] += int(inspected[0])
+        truth["good"] += len(hours)
+        truth["scrap"] += int(results[:, SCRAP].sum())
+        for hour, count in enumerate(np.bincount(hours).tolist()):
+            truth["hourly_good"][hour] += count
+        for i, s in enumerate(stations):
             row = truth["stations"][s.code]
             for code, name in enumerate(_RESULT_NAMES):
-                row[name] += int(np.count_nonzero(here & (events["result"] == code)))
-            row["inspected"] += int(np.count_nonzero(here & first_attempt))
-            row["first_pass_good"] += int(np.count_nonzero(here & first_attempt & passed))
-            row["cycles"] += int(np.count_nonzero(here))
-            for defect, count in zip(*np.unique(events["defect"][here & (events["defect"] != NO_DEFECT)], return_counts=True), strict=True):
-                code_of = s.defect[int(defect)].code
-                row["defects"][code_of] = row["defects"].get(code_of, 0) + int(count)
+                row[name] += int(results[i, code])
+            row["inspected"] += int(inspected[i])
+            row["first_pass_good"] += int(first_pass[i])
+            row["cycles"] += int(results[i].sum())
+            for defect, count in zip(s.defect, defects[i].tolist(), strict=False):
+                if count:
+                    row["defects"][defect.code] = row["defects"].get(defect.code, 0) + count
         machine, first, count = np.unique(events["machine"], return_index=True, return_counts=True)
         codes = self.scenario.machine_codes
         for m, i, c in zip(machine.tolist(), first.tolist(), count.tolist(), strict=True):

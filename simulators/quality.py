@@ -89,7 +89,7 @@ def read(quality: Any, events: Any, out: Any) -> None:
             value = c.nominal + c.sigma * normal_quantile(min(max(u, _EDGE), 1.0 - _EDGE))
             if c.lognormal != 0:
                 value = math.exp(value)
-            mantissa = int(math.floor(value * c.scale + 0.5))
+            mantissa = math.floor(value * c.scale + 0.5)
             out[i, k] = min(max(mantissa, c.lsl), c.usl) if good else mantissa
 
 

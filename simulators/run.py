@@ -60,11 +60,12 @@ class State:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as why:
-            raise ConfigError(f"{path}: not a state file of linesim ({why}): delete it to begin afresh, with another --state if machines have reported") from why
+            raise ConfigError(f"{path}: not a state file of linesim ({why}): delete it to begin afresh") from why
 
     def write(self, path: Path) -> None:
         try:
-            write_json(path, {"boot": self.boot, "seed": self.seed, "start": self.start.isoformat(), "acked_until": self.acked_until, "line": self.fingerprint})
+            stream = {"boot": self.boot, "seed": self.seed, "start": self.start.isoformat(), "line": self.fingerprint}
+            write_json(path, {**stream, "acked_until": self.acked_until})
         except OSError as why:
             raise ConfigError(f"{path}: cannot be written ({why.strerror}): give --state a folder that can") from why
 
@@ -79,7 +80,7 @@ def yesterday(scenario: Scenario) -> dt.date:
 
 
 def choose(options: Options, found: State | None) -> State:
-    """Go on with the stream of a state file, or begin one with the next boot: when there is none, when flags or the line changed, or when it is stale."""
+    """Go on with the stream of a state file, or begin one with the next boot: when flags or the line changed, or when it is stale."""
     scenario = options.scenario
     seed = options.seed if options.seed is not None else (found.seed if found else 1)
     if found is not None:
@@ -124,9 +125,7 @@ class Runner:
         if self.stream.until > begin:
             self._say(f"{self.scenario.line.path}: going on from {iso(self.stream.until)}")
         else:
-            # The first slices would compile; better before the clock runs.
-            empty = self.stream.advance(self.stream.until)
-            self.stream.objects(empty)
+            self.stream.compile()
 
     def _count(self, part: Slice) -> None:
         before = set(self.ledger.days)

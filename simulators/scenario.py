@@ -75,10 +75,11 @@ def load(seeds: Path, line: str) -> Scenario:
 def check(scenario: Scenario, seeds: Path) -> None:
     """Refuse what the flow cannot hold: more characteristics or defects at a station than an event's columns."""
     for station in scenario.line.station:
+        where = f"{seeds}: line {scenario.line.path}, station {station.code!r}"
         if station.kind == "batch" and station.cells_per_cycle < 2:
-            raise ConfigError(f"{seeds}: line {scenario.line.path}, station {station.code!r}: cells_per_cycle must be 2 or more for kind 'batch'")
+            raise ConfigError(f"{where}: cells_per_cycle must be 2 or more for kind 'batch'")
         if len(station.characteristic) > 20:
-            raise ConfigError(f"{seeds}: line {scenario.line.path}, station {station.code!r}: {len(station.characteristic)} characteristics, at most 20")
+            raise ConfigError(f"{where}: {len(station.characteristic)} characteristics, at most 20")
 
 
 def capacity(station: plant.Station) -> float:

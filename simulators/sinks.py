@@ -44,11 +44,12 @@ class BrokerUrl:
             url, port = urlsplit(""), None
         if url.scheme not in ("mqtt", "mqtts") or not url.hostname or url.path.strip("/") or url.query:
             shown = text.rpartition("@")[2]
-            raise ConfigError(f"broker URL {shown!r} is not mqtt://[user:password@]host[:port] (or mqtts:// for TLS): correct --broker or MES_BROKER_URL")
+            form = "mqtt://[user:password@]host[:port], or mqtts:// for TLS"
+            raise ConfigError(f"broker URL {shown!r} is not {form}: correct --broker or MES_BROKER_URL")
         tls = url.scheme == "mqtts"
-        return cls(
-            url.hostname, port or (8883 if tls else 1883), unquote(url.username) if url.username else None, unquote(url.password) if url.password else None, tls
-        )
+        user = unquote(url.username) if url.username else None
+        password = unquote(url.password) if url.password else None
+        return cls(url.hostname, port or (8883 if tls else 1883), user, password, tls)
 
     def __str__(self) -> str:
         return f"mqtt{'s' if self.tls else ''}://{self.host}:{self.port}"
@@ -90,10 +91,12 @@ class Publisher:
         self._number = 0
         self._batches: deque[_Batch] = deque()
         self._client: aiomqtt.Client | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._sending: set[asyncio.Task[None]] = set()
 
     async def submit(self, messages: Sequence[tuple[str, bytes, int]], until: int) -> None:
-        """Hand over (topic, payload, events) in order; waits while the window is full. With them everything before `until` is handed over."""
+        """Hand over (topic, payload, events) in order, with which everything before `until` is; waits while the window is full."""
         batch = _Batch(len(messages), until)
         self._batches.append(batch)
         for topic, payload, events in messages:
@@ -101,6 +104,7 @@ class Publisher:
             self._number += 1
             message = _Outgoing(topic, payload, events, batch)
             self._unacked[self._number] = message
+            self._idle.clear()
             self.published += events
             if self._client is not None:
                 self._send(self._client, self._number, message)
@@ -123,6 +127,8 @@ class Publisher:
             message.batch.open -= 1
             self._room.release()
             self._mark()
+            if not self._unacked:
+                self._idle.set()
 
     def _mark(self) -> None:
         while self._batches and self._batches[0].open == 0:
@@ -130,8 +136,7 @@ class Publisher:
 
     async def drained(self) -> None:
         """Return when everything handed over is acknowledged."""
-        while self._unacked:
-            await asyncio.sleep(0.005)
+        await self._idle.wait()
 
     async def serve(self) -> None:
         """Keep a connection until cancelled. Refused when the broker rejects the credentials; otherwise it tries for ever."""
@@ -158,7 +163,8 @@ class Publisher:
             except aiomqtt.MqttError as why:
                 if _is_refusal(why):
                     who = f"user {self.url.user!r}" if self.url.user else "a client without user"
-                    raise Refused(f"broker {self.url} refuses {who}: set user and password in MES_BROKER_URL (mqtt://user:password@host)") from why
+                    cure = "set user and password in MES_BROKER_URL (mqtt://user:password@host)"
+                    raise Refused(f"broker {self.url} refuses {who}: {cure}") from why
                 problem = f"broker {self.url} does not answer ({why}): trying again; is it running, and is MES_BROKER_URL right?"
                 if problem != said:
                     self._say(problem)
@@ -195,7 +201,7 @@ class Publisher:
 def _is_refusal(why: Exception) -> bool:
     import aiomqtt
 
-    if not isinstance(why, aiomqtt.MqttConnectError):
+    if not isinstance(why, aiomqtt.MqttCodeError):
         return False
     code = getattr(why.rc, "value", why.rc)
     return code in (4, 5, 134, 135)  # bad user name or password, not authorised, as 3.1.1 and as 5 number them

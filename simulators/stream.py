@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES
 from simulators import encode, flow, quality
 from simulators.jit import Array
-from simulators.scenario import TICKS, Scenario, capacity, day_code
+from simulators.scenario import DWELL, TICKS, Scenario, day_code
+from simulators.start import build, fill
 
 # Serials of another boot begin further up, so that a line begun afresh on the same day does not use a serial twice.
 SERIALS_A_BOOT: Final = 200_000
@@ -22,13 +24,16 @@ _DAYS_KEPT: Final = 64
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive events of a line. events: flow.EVENT (n), in order of time; until: all events before it are in."""
+    """Consecutive events of a line.
+
+    events       flow.EVENT (n), in order of time; all before `until` are in
+    day_first    first unit of each production day, int64 (days); day_code: its code in serials, uint8 (days, 5)
+    """
 
     events: Array
     until: int
-    _mantissas: Array
-    _day_first: Array
-    _day_code: Array
+    day_first: Array
+    day_code: Array
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Stream:
         self._tables = encode.build(scenario, self._quality)
         self._bounds = encode.bounds(scenario, self._tables)
         self._room = max(s.cells_per_cycle for s in scenario.line.station)
-        self._line = flow.build(scenario, seed)
+        self._line = build(scenario, seed)
         self._scratch = np.zeros(max(_EVENTS_AT_ONCE, 2 * self._room), flow.EVENT)
         self._warm(start)
 
@@ -60,9 +65,7 @@ class Stream:
         """Fill ovens and dwell stations, then run the day before in silence, so that buffers and machines are in their stride."""
         day = start - dt.timedelta(days=1)
         now = self.scenario.day_start(day)
-        rate = min(capacity(s) for s in self.scenario.line.station)
-        units = flow.fill(self._line, self.scenario, now, rate)
-        flow.settle(self._line, now)
+        units, rate = fill(self._line, self.scenario, now)
         # Cells put there were wound on the days before, at that rate.
         self._days: list[tuple[int, bytes]] = []
         first, past = 0, day
@@ -102,13 +105,19 @@ class Stream:
                 self._next_day(self._day + dt.timedelta(days=1))
         events = np.concatenate(parts) if parts else self._scratch[:0].copy()
         codes = np.array([list(code) for _, code in self._days], np.uint8)
-        return Slice(events, self.until, quality.readings(self._quality, events), np.array([f for f, _ in self._days], np.int64), codes)
+        return Slice(events, self.until, np.array([f for f, _ in self._days], np.int64), codes)
+
+    def compile(self) -> None:
+        """Compile what the first slice would, before a clock runs."""
+        self.objects(self.advance(self.until))
 
     def _write(self, part: Slice, order: Array, tables: encode.Tables, bounds: Array) -> tuple[Array, Array]:
         out = np.empty(int(bounds[part.events["station"]].sum()), np.uint8)
         ends = np.zeros(len(order) + 1, np.int64)
         offset = (self.boot - 1) * SERIALS_A_BOOT
-        size = encode.write(tables, part.events, part._mantissas, order, self.boot, part._day_first, part._day_code, offset, out, ends[1:])
+        days = part.day_first, part.day_code
+        mantissas = quality.readings(self._quality, part.events)
+        size = encode.write(tables, part.events, mantissas, order, self.boot, *days, offset, out, ends[1:])
         return out[:size], ends
 
     def objects(self, part: Slice) -> list[Message]:
@@ -118,14 +127,14 @@ class Stream:
         return [Message(m, text[cut[i] : cut[i + 1] - 1], 1) for i, m in enumerate(part.events["machine"].tolist())]
 
     def arrays(self, part: Slice) -> list[Message]:
-        """Backlogs of the machines, each in its order, as few messages as the contract's limits allow; machines in order of their first event."""
+        """Backlogs of the machines, each in its order, in as few messages as the contract allows; the earliest first event goes first."""
         machines = part.events["machine"]
         order = np.argsort(machines, kind="stable")
         out, ends = self._write(part, order, self._tables, self._bounds)
         text, cut = out.tobytes(), ends.tolist()
         borders = [0, *(np.flatnonzero(np.diff(machines[order])) + 1).tolist(), len(order)]
         messages: list[tuple[int, Message]] = []
-        for begin, end in zip(borders, borders[1:], strict=False):
+        for begin, end in pairwise(borders):
             while begin < end:
                 stop = min(begin + MAX_BACKLOG, end)
                 while cut[stop] - cut[begin] + 1 > MAX_MESSAGE_BYTES:
@@ -146,9 +155,9 @@ class Stream:
     def inside(self) -> Array:
         """Cells at each station, in its buffer, its machines or done and waiting, int64 (S)."""
         ring, machine, station = self._line.ring, self._line.machine, self._line.station
-        loads = [int(machine["load"][s["first"] : s["first"] + s["machines"]].sum()) if s["kind"] != flow.DWELL else 0 for s in station]
+        loads = [int(machine["load"][s["first"] : s["first"] + s["machines"]].sum()) if s["kind"] != DWELL else 0 for s in station]
         held = ring["count"][:, [flow.QUEUE, flow.AGAIN, flow.OUT, flow.INSIDE]].sum(axis=1)
-        return np.array(loads) + held
+        return np.asarray(np.array(loads) + held)
 
     @property
     def counts(self) -> Array:
