@@ -118,13 +118,13 @@ class Session:
         await self._stack.__aexit__(kind, error, trace)
 
     async def receive(self, most: int = 1 << 20, linger: float = 0.0) -> list[Message]:
-        """All that has arrived, in order, up to about `most` bytes; waits for one message, and `linger` seconds for more."""
+        """All that has arrived, in order, up to about `most` bytes; waits for one message, and where few came `linger` seconds for more."""
         while not self._arrived:
             if self._failure is not None:
                 raise self._failure
             self._some.clear()
             await self._some.wait()
-        if linger and self._bytes < most:
+        if linger and len(self._arrived) < 64:
             await asyncio.sleep(linger)
         taken, size = 0, 0
         while taken < len(self._arrived) and size < most:

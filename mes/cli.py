@@ -166,5 +166,53 @@ def board(host: str, port: int) -> None:
     serve(settings.database_url(), host, port)
 
 
+def _home_options(command: Any) -> Any:
+    for option in (
+        click.option("--board-port", envvar="MES_BOARD_PORT", show_envvar=True, default=8787, help="port of the board on 127.0.0.1"),
+        click.option(
+            "--seeds", envvar="MES_SEEDS", show_envvar=True, type=click.Path(path_type=Path), help="folder that describes the plants"
+        ),
+        click.option("--home", envvar="MES_HOME", show_envvar=True, type=click.Path(path_type=Path), help="folder for data and logs"),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_home_options
+def up(home: Path | None, seeds: Path | None, board_port: int) -> None:
+    """Run the whole backend: on the database and broker that are given, or on embedded ones."""
+    from mes.up import up as run
+
+    run(home=home, seeds=seeds, board_port=board_port)
+
+
+@main.command()
+@click.option(
+    "--once", is_flag=True, help="one production day of every line as fast as it goes, then the report, checked against what was simulated"
+)
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="with --once: the production day  [default: the last one that is over]")
+@click.option(
+    "--seed", "random_seed", envvar="MES_SEED", show_envvar=True, default=1, help="of the simulation: the same seed gives the same events"
+)
+@click.option("--speed", envvar="MES_SPEED", show_envvar=True, default=60.0, help="simulated seconds a second until the present is reached")
+@_home_options
+@click.pass_context
+def demo(
+    ctx: click.Context,
+    once: bool,
+    day: dt.datetime | None,
+    random_seed: int,
+    speed: float,
+    home: Path | None,
+    seeds: Path | None,
+    board_port: int,
+) -> None:
+    """Run the backend beside two simulated lines."""
+    from mes.demo import demo as run
+
+    ctx.exit(run(once=once, day=day.date() if day else None, seed=random_seed, speed=speed, home=home, seeds=seeds, board_port=board_port))
+
+
 if __name__ == "__main__":
     main()

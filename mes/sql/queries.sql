@@ -48,10 +48,10 @@ SET received = g.received + EXCLUDED.received, duplicates = g.duplicates + EXCLU
 INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT %s::smallint, to_timestamp(at) FROM unnest(%s::double precision[]) AS at
 
 -- name: stored_events
--- Which of these identities the table holds.
+-- Which of these events of a line the table holds.
 SELECT e.machine_id, e.boot, e.seq
-FROM unnest(%s::integer[], %s::integer[], %s::bigint[]) AS k (machine_id, boot, seq)
-JOIN mes.cell_event e ON (e.machine_id, e.boot, e.seq) = (k.machine_id, k.boot, k.seq)
+FROM unnest(%s::timestamptz[], %s::integer[], %s::integer[], %s::bigint[]) AS k (at, machine_id, boot, seq)
+JOIN mes.cell_event e ON (e.line_id, e.at, e.machine_id, e.boot, e.seq) = (%s::smallint, k.at, k.machine_id, k.boot, k.seq)
 
 -- name: quarantine
 -- Keep a reject whole; the same bytes on the same topic are counted, not repeated.
@@ -184,3 +184,28 @@ SELECT t.line, t.production_day, t.product, t.good, t.target, t.attainment, t.ga
 FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
 WHERE (%(line)s::text IS NULL OR t.line = %(line)s) AND (%(day)s::date IS NULL OR t.production_day = %(day)s)
 ORDER BY t.production_day DESC, t.line LIMIT %(most)s
+
+-- The board: views of `report` and nothing else.
+
+-- name: board
+-- Each line with its two newest production days that have events, and the hours of the newer one: one statement, so one snapshot.
+SELECT l.line, l.name, l.site_name, l.zone, coalesce(t.product, l.product) AS product,
+    t.nth, t.production_day, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_closed,
+    y.output_yield, y.rolled_throughput_yield, h.hours
+FROM report.line l
+LEFT JOIN LATERAL (
+    SELECT d.*, row_number() OVER (ORDER BY d.production_day DESC) AS nth
+    FROM report.daily_throughput d WHERE d.line = l.line AND d.events > 0
+    ORDER BY d.production_day DESC LIMIT 2
+) t ON true
+LEFT JOIN LATERAL (
+    SELECT d.output_yield, d.rolled_throughput_yield
+    FROM report.daily_yield d WHERE d.line = t.line AND d.production_day = t.production_day
+) y ON true
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_object('hour_starts_at', d.hour_starts_at, 'hour_of_day', d.hour_of_day,
+        'good', d.good, 'scrap', d.scrap, 'target', d.target) ORDER BY d.hour_of_day) AS hours
+    FROM report.hourly_throughput d WHERE t.nth = 1 AND d.line = t.line AND d.production_day = t.production_day
+) h ON true
+WHERE l.is_active
+ORDER BY l.line, t.nth

@@ -24,6 +24,7 @@ from mes.store.connection import Connection, connect, queries, translated
 from mes.store.migrate import check
 
 _LEASE = 0x6D65736C  # "mesl": first key of the advisory locks that are leases of lines
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _COPY = f"COPY mes.cell_event ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 
@@ -122,9 +123,10 @@ class Writer:
 
     def _drop_stored(self, batch: Batch) -> None:
         """Take out of the batch what the table holds already, and count it as duplicate."""
-        keys = [(d.machine_id, e.boot, e.seq) for ds in batch.deliveries.values() for d in ds for e in d.events]
-        machine_ids, boots, seqs = map(list, zip(*keys, strict=True))
-        stored = set(self._connection.execute(queries()["stored_events"], [machine_ids, boots, seqs]).fetchall())
+        events = [(e.timestamp_ms, d.machine_id, e.boot, e.seq) for ds in batch.deliveries.values() for d in ds for e in d.events]
+        at_ms, machine_ids, boots, seqs = map(list, zip(*events, strict=True))
+        at = [_EPOCH + dt.timedelta(milliseconds=ms) for ms in at_ms]
+        stored = set(self._connection.execute(queries()["stored_events"], [at, machine_ids, boots, seqs, self.line.line_id]).fetchall())
         batch.events = 0
         for deliveries in batch.deliveries.values():
             for d in deliveries:

@@ -20,6 +20,14 @@ def lines(connection: Connection) -> list[str]:
     return [row["path"] for row in _rows(connection, "line_paths", {})]
 
 
+def board(connection: Connection) -> list[dict[str, Any]]:
+    """What the board shows, as of one moment: a row for each active line and each of its two newest production days.
+
+    `nth` is 1 for the newer day, which alone has `hours`, and NULL, like all figures, for a line without events.
+    """
+    return _rows(connection, "board", {})
+
+
 def _rows(connection: Connection, name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     with translated(), connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(queries()[name], values).fetchall()

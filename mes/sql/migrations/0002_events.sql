@@ -15,15 +15,14 @@ CREATE TABLE mes.cell_event (
     unit        text NOT NULL,
     meas        real[] NOT NULL,
     lots        jsonb,
-    PRIMARY KEY (machine_id, boot, seq, at)
+    PRIMARY KEY (line_id, at, machine_id, boot, seq)
 );
-COMMENT ON TABLE mes.cell_event IS 'One cell finished at one machine. Identity: machine, boot, seq; at is in the key because a hypertable needs it there, and never changes on redelivery.';
+COMMENT ON TABLE mes.cell_event IS 'One cell finished at one machine. Identity: machine, boot, seq. The key begins with line and time: a bucket is one stretch of it, a hypertable needs the time in it, and neither changes on redelivery.';
 COMMENT ON COLUMN mes.cell_event.at IS 'completion, by the machine''s clock';
 COMMENT ON COLUMN mes.cell_event.channel IS 'slot in a cabinet, oven or chamber; -1 where the machine has none';
 COMMENT ON COLUMN mes.cell_event.result IS '0 pass, 1 rework, 2 scrap';
 COMMENT ON COLUMN mes.cell_event.defect_id IS '0 for none';
 COMMENT ON COLUMN mes.cell_event.meas IS 'readings by mes.characteristic.slot + 1; NaN where not measured';
-CREATE INDEX cell_event_at ON mes.cell_event USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX cell_event_unit ON mes.cell_event (unit);
 
 -- What has been received from each machine: the sequence numbers of a boot as ranges, one range where nothing is missing.
