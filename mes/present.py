@@ -50,8 +50,8 @@ def daily_table(rows: Sequence[Row]) -> Any:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("line", "production day"):
         table.add_column(name, no_wrap=True)
-    for name in ("good", "target", "attainment", "gap", "scrap", "output yield", "rolled throughput yield", "run rate, GWh a year"):
-        table.add_column(name, justify="right", no_wrap=" " not in name)
+    for name in ("good", "target", "attainment", "gap", "scrap", "output\nyield", "rolled\nthroughput\nyield", "run rate\nGWh a year"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         rate = row["run_rate_gwh"]
         table.add_row(
