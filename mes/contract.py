@@ -152,6 +152,8 @@ _decode_many = msgspec.json.Decoder(list[CellEvent]).decode
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 encode = msgspec.json.Encoder().encode
 
+_BLANK: Final = b" \t\r\n"
+
 # Members that are strings, or have a string for a name, in an event without options: 7 names and 2 values.
 _PLAIN_STRINGS: Final = 9
 
@@ -184,14 +186,14 @@ class Station:
         """Split a message into events and rejects; together they account for every byte. Never raises."""
         if len(payload) > MAX_MESSAGE_BYTES:
             return (), (Reject("oversize", f"message of {len(payload)} bytes, at most {MAX_MESSAGE_BYTES}", payload),)
-        if payload[:1] != b"[":
+        if payload[:1] != b"[" and not payload.lstrip(_BLANK).startswith(b"["):
             try:
                 return (self._one(payload),), ()
             except Rejected as why:
                 return (), (_reject(why, payload),)
         try:
             events = _decode_many(payload)
-            if len(events) <= MAX_BACKLOG and self._sound(events, payload):
+            if len(events) <= MAX_BACKLOG and _none_oversize(payload) and self._sound(events, payload):
                 return events, ()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
@@ -200,14 +202,16 @@ class Station:
     def _each(self, payload: bytes) -> tuple[Sequence[CellEvent], Sequence[Reject]]:
         """The slow way through an array, event by event, so that a bad one takes no neighbour along."""
         try:
-            parts = _split(payload)
+            parts = list(map(bytes, _split(payload)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
-            return (), (Reject("not_json", str(why), payload),)
+            parts = _cut(payload)
+            if not parts:
+                return (), (Reject("not_json", str(why), payload),)
         if len(parts) > MAX_BACKLOG:
             return (), (Reject("oversize", f"array of {len(parts)} events, at most {MAX_BACKLOG}", payload),)
         events: list[CellEvent] = []
         rejects: list[Reject] = []
-        for part in map(bytes, parts):
+        for part in parts:
             try:
                 events.append(self._one(part))
             except Rejected as why:
@@ -280,19 +284,55 @@ class Station:
                 raise Rejected("nul", f"NUL in {text!r}")
 
 
-class _Identity(msgspec.Struct):
-    boot: Annotated[int, Meta(ge=0, le=_INT32_MAX)]
-    seq: Annotated[int, Meta(ge=1, le=_INT64_MAX)]
+def _none_oversize(payload: bytes) -> bool:
+    """Whether no event of a well-formed array is longer than it may be.
+
+    Where a boundary stands in every stretch of half that length, none is, and to see that costs a tenth of splitting. A
+    string without escapes cannot hold a boundary: the quote in it would end the string, and no letter follows there.
+    """
+    half = MAX_EVENT_BYTES // 2
+    if all(payload.find(b'},{"boot"', at, at + half) >= 0 for at in range(0, len(payload) - half, half)):
+        return True
+    return max(map(len, _split(payload)), default=0) <= MAX_EVENT_BYTES
 
 
-_decode_identity = msgspec.json.Decoder(_Identity).decode
+_MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
+
+
+def _cut(payload: bytes) -> list[bytes]:
+    """The elements of an array by its quotes, brackets and commas alone, so that one which is not JSON (a NaN, a broken
+    character) is found among its neighbours; none where these do not match."""
+    parts: list[bytes] = []
+    depth = start = 0
+    for mark in _MARKS.finditer(payload):
+        match mark[0]:
+            case b"[" | b"{":
+                depth += 1
+                start = start if depth > 1 else mark.end()
+            case b"," | b"]" if depth == 1:
+                parts.append(payload[start : mark.start()].strip(_BLANK))
+                start = mark.end()
+                if mark[0] == b"]":
+                    return parts if all(parts) and not payload[start:].strip(_BLANK) else []
+            case b"]" | b"}":
+                depth -= 1
+                if depth == 0:
+                    break
+    return []
 
 
 def _reject(why: Rejected, payload: bytes) -> Reject:
-    if payload.count(b'"boot"') != 1 or payload.count(b'"seq"') != 1:
-        return Reject(why.reason, why.detail, payload)  # no identity, or one too many to tell which
+    """The reject with boot and seq, if each stands once in the event and is what it should be."""
     try:
-        identity = _decode_identity(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Reject(why.reason, why.detail, payload)
-    return Reject(why.reason, why.detail, payload, identity.boot, identity.seq)
+        event = json.loads(payload.decode("utf-8", "replace"), object_pairs_hook=_Members)
+    except (ValueError, RecursionError):
+        event = None
+    numbers = [[n for key, n in event if key == name] for name in ("boot", "seq")] if isinstance(event, _Members) else []
+    match numbers:
+        case [[int(boot)], [int(seq)]] if bool not in map(type, (boot, seq)) and 0 <= boot <= _INT32_MAX and 1 <= seq <= _INT64_MAX:
+            return Reject(why.reason, why.detail, payload, boot, seq)
+    return Reject(why.reason, why.detail, payload)
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object as they stand, repeated ones too."""

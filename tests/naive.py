@@ -1,0 +1,236 @@
+"""Slow, obvious twins of the program's fast parts. They share no code with it, and nothing here is meant to be quick."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# --- the wire contract -------------------------------------------------------------------------------------------------
+
+EVENT_BYTES = 4096
+MESSAGE_BYTES = 65536
+BACKLOG = 256
+FLOAT32_MAX = 3.4028234e38
+BLANK = b" \t\r\n"
+
+REQUIRED = {"boot", "seq", "timestamp_ms", "unit", "attempt", "result", "cycle_s"}
+OPTIONAL = {"defect", "channel", "lots", "meas"}
+WHOLE_NUMBERS = {
+    "boot": (0, 2**31 - 1),
+    "seq": (1, 2**63 - 1),
+    "timestamp_ms": (946_684_800_000, 4_102_444_800_000 - 1),
+    "attempt": (1, 32767),
+    "channel": (0, 2**31 - 1),
+}
+
+Part = tuple[bytes, dict[str, Any] | None]
+"""What a message holds: the bytes of an event, and the event, or None where it has to be quarantined."""
+
+
+def decode(payload: bytes, characteristics: Collection[str], defects: Collection[str]) -> list[Part]:
+    """What `mes.contract.Station.decode` must make of a message, part by part."""
+    if len(payload) > MESSAGE_BYTES:
+        return [(payload, None)]
+    if not payload.strip(BLANK).startswith(b"["):
+        return [(payload, event(payload, characteristics, defects))]
+    parts = elements(payload.strip(BLANK))
+    if parts is None or len(parts) > BACKLOG:
+        return [(payload, None)]
+    return [(part, event(part, characteristics, defects)) for part in parts]
+
+
+def elements(array: bytes) -> list[bytes] | None:
+    """The elements of a JSON array whose own text may be no JSON: whatever stands between its commas."""
+    depth = 0
+    in_string = escaped = False
+    begin = 1
+    parts: list[bytes] = []
+    for n in range(len(array)):
+        character = array[n : n + 1]
+        if in_string:
+            in_string = escaped or character != b'"'
+            escaped = character == b"\\" and not escaped
+        elif depth == 1 and character in (b",", b"]"):
+            parts.append(array[begin:n].strip(BLANK))
+            begin = n + 1
+            if character == b"]":
+                if begin < len(array):
+                    return None
+                return [] if parts == [b""] else parts if all(parts) else None
+        else:
+            in_string = character == b'"'
+            depth += (character in (b"[", b"{")) - (character in (b"]", b"}"))
+            if depth == 0:
+                return None
+    return None
+
+
+def event(part: bytes, characteristics: Collection[str], defects: Collection[str]) -> dict[str, Any] | None:
+    """The event that these bytes are, or None."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    if len(part) > EVENT_BYTES:
+        return None
+    try:
+        found = json.loads(part.decode("utf-8"), object_pairs_hook=members, parse_constant=constant)
+    except (ValueError, RecursionError):
+        return None
+    if type(found) is not dict or not found.keys() >= REQUIRED or not found.keys() <= REQUIRED | OPTIONAL:
+        return None
+    fine = all(type(found[name]) is int and low <= found[name] <= high for name, (low, high) in WHOLE_NUMBERS.items() if name in found)
+    fine = fine and is_serial(found["unit"]) and is_number(found["cycle_s"]) and found["cycle_s"] >= 0
+    fine = fine and found["result"] in ("pass", "rework", "scrap")
+    if "lots" in found:
+        fine = fine and type(found["lots"]) is dict and all(is_serial(text) for pair in found["lots"].items() for text in pair)
+    if "meas" in found:
+        fine = fine and type(found["meas"]) is dict and all(name in characteristics and is_number(x) for name, x in found["meas"].items())
+    if found["result"] == "pass":
+        fine = fine and "defect" not in found
+    else:
+        fine = fine and type(found.get("defect")) is str and found["defect"] in defects
+    return found if fine else None
+
+
+def is_serial(text: object) -> bool:
+    if type(text) is not str or not 1 <= len(text) <= 64 or "\0" in text:
+        return False
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+def is_number(x: object) -> bool:
+    return (type(x) is int or (type(x) is float and math.isfinite(x))) and -FLOAT32_MAX <= x <= FLOAT32_MAX
+
+
+# --- the sums ----------------------------------------------------------------------------------------------------------
+
+BUCKET_US = 300_000_000
+BINS = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """An event as the sums see it."""
+
+    at: int
+    unit: int
+    seq: int
+    cycle_s: float
+    station_id: int
+    attempt: int
+    result: int
+    defect_id: int
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What `mes.kpi.sums.summarise` must count, by (bucket, station) or (bucket, defect)."""
+
+    results: Mapping[tuple[int, int, int], int]
+    inspected: Mapping[tuple[int, int], int]
+    first_pass_good: Mapping[tuple[int, int], int]
+    defects: Mapping[tuple[int, int], int]
+    histogram: Mapping[tuple[int, int, int], int]
+    last_at: Mapping[tuple[int, int], int]
+
+
+def summarise(rows: Iterable[Row], first_us: int) -> Sums:
+    rows = list(rows)
+    cell = [((row.at - first_us) // BUCKET_US, row.station_id) for row in rows]
+    first_reports: dict[tuple[int, int, int], list[Row]] = defaultdict(list)
+    for where, row in zip(cell, rows, strict=True):
+        if row.attempt == 1:
+            first_reports[*where, row.unit].append(row)
+    inspected = Counter((bucket, station) for bucket, station, _ in first_reports)
+    good: Counter[tuple[int, int]] = Counter()
+    for (bucket, station, _), reports in first_reports.items():
+        first = min(reports, key=lambda row: (row.at, row.seq, -row.result))
+        good[bucket, station] += first.result == 0
+    return Sums(
+        results=Counter((*where, row.result) for where, row in zip(cell, rows, strict=True)),
+        inspected=inspected,
+        first_pass_good=good,
+        defects=Counter((bucket, row.defect_id) for (bucket, _), row in zip(cell, rows, strict=True) if row.defect_id != 0),
+        histogram=Counter((*where, bin_of(row.cycle_s)) for where, row in zip(cell, rows, strict=True)),
+        last_at={
+            where: max(at for _, at in group)
+            for where, group in itertools.groupby(sorted((w, r.at) for w, r in zip(cell, rows, strict=True)), key=lambda pair: pair[0])
+        },
+    )
+
+
+def bin_of(cycle_s: float) -> int:
+    """Bin of a cycle time: 32 equal steps in each octave from 2^-7 s on, the ends take what lies beyond."""
+    cycle_s = struct.unpack("f", struct.pack("f", cycle_s))[0]
+    if cycle_s < 2.0**-7:
+        return 0
+    mantissa, exponent = math.frexp(cycle_s)  # mantissa in [1/2, 1)
+    return min(BINS - 1, 32 * (exponent - 1 + 7) + math.floor((2 * mantissa - 1) * 32))
+
+
+def bin_edge(n: int) -> float:
+    """Lower edge of a bin, seconds."""
+    return float(2.0 ** (n // 32 - 7) * (1 + n % 32 / 32))
+
+
+# --- PostgreSQL's binary COPY ------------------------------------------------------------------------------------------
+
+
+def copied(data: bytes) -> list[list[bytes | None]]:
+    """The fields of each row of a binary COPY stream, as PostgreSQL's manual lays it out."""
+    if not data.startswith(b"PGCOPY\n\xff\r\n\0"):
+        raise ValueError("no signature")
+    flags, extension = struct.unpack_from("!ii", data, 11)
+    if flags != 0:
+        raise ValueError(f"flags {flags}")
+    at = 19 + extension
+    rows: list[list[bytes | None]] = []
+    while True:
+        (count,) = struct.unpack_from("!h", data, at)
+        at += 2
+        if count == -1:
+            if at != len(data):
+                raise ValueError(f"{len(data) - at} bytes behind the trailer")
+            return rows
+        row: list[bytes | None] = []
+        for _ in range(count):
+            (length,) = struct.unpack_from("!i", data, at)
+            at += 4
+            row.append(None if length == -1 else data[at : at + length])
+            at += max(length, 0)
+        rows.append(row)
+
+
+def float4_array(field: bytes) -> list[float]:
+    """A value of type real[] without NULLs, as PostgreSQL sends and takes it."""
+    dimensions, has_null, element = struct.unpack_from("!iii", field, 0)
+    if has_null or element != 700:
+        raise ValueError(f"flags {has_null}, element type {element}")
+    if dimensions == 0:
+        if len(field) != 12:
+            raise ValueError("an empty array with a tail")
+        return []
+    if dimensions != 1:
+        raise ValueError(f"{dimensions} dimensions")
+    count, lower = struct.unpack_from("!ii", field, 12)
+    if lower != 1 or len(field) != 20 + 8 * count:
+        raise ValueError(f"lower bound {lower}, {count} elements in {len(field)} bytes")
+    values = []
+    for n in range(count):
+        length, value = struct.unpack_from("!if", field, 20 + 8 * n)
+        if length != 4:
+            raise ValueError(f"element {n} has {length} bytes")
+        values.append(value)
+    return values
