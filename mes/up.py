@@ -45,12 +45,13 @@ def announce(text: str) -> None:
 
 @dataclass
 class Service:
-    """A child that is to run all the time, or with `once` to its end."""
+    """A child that is to run all the time, or with `once` to its end. `backend`: it uses the database."""
 
     name: str
     command: Sequence[str]
     log: Path
     once: bool = False
+    backend: bool = False
     child: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     pause: float = _PAUSE_S[0]
@@ -115,9 +116,9 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def add(self, name: str, *arguments: str, once: bool = False) -> Service:
+    def add(self, name: str, *arguments: str, once: bool = False, backend: bool = False) -> Service:
         """Start `python -m ARGUMENTS` as a service whose output goes to logs/NAME.log."""
-        service = Service(name, [sys.executable, "-m", *arguments], self.home / "logs" / f"{name}.log", once)
+        service = Service(name, [sys.executable, "-m", *arguments], self.home / "logs" / f"{name}.log", once, backend)
         self.services.append(service)
         self._launch(service)
         return service
@@ -164,16 +165,18 @@ class Stack:
     def stop(self) -> None:
         """Stop everything within two seconds; nobody can hurry it by pressing Ctrl-C again."""
         with _undisturbed():
-            children = [service.child for service in self.services if service.child]
-            for child in children:
-                process.ask(child, signal.SIGTERM)
+            running = [service for service in self.services if service.child]
+            for service in running:
+                _ask(service)
             deadline = time.monotonic() + _STOP_SERVICES_S
-            for child in children:
-                if not process.ended(child, deadline):
-                    child.kill()
-                    child.wait()
-            for service in self.services:
-                service.child = None
+            writing_out = False
+            while any(map(_runs, running)) and time.monotonic() < deadline:
+                if self._postgres and not writing_out and not any(_runs(service) for service in running if service.backend):
+                    self._postgres.ask_stop()  # simulators do not need it, and it takes a while
+                    writing_out = True
+                time.sleep(0.01)
+            for service in running:
+                _kill(service)
             for server in (self._broker, self._postgres):
                 if server:
                     server.ask_stop()
@@ -204,14 +207,30 @@ class Stack:
             self.broker_url = broker.url
         migrate(self.database_url)
         seed(self.database_url, self.plant)
-        self.add("ingest", "mes", "ingest")
-        self.add("rollup", "mes", "rollup")
+        self.add("ingest", "mes", "ingest", backend=True)
+        self.add("rollup", "mes", "rollup", backend=True)
         if self.board_port is not None:
-            self.add("board", "mes", "board", "--port", str(self.board_port))
+            self.add("board", "mes", "board", "--port", str(self.board_port), backend=True)
 
     def _launch(self, service: Service) -> None:
         service.began = time.monotonic()
         service.child = process.spawn(service.command, service.log, env=self.environment)
+
+
+def _runs(service: Service) -> bool:
+    return service.child is not None and service.child.poll() is None
+
+
+def _ask(service: Service) -> None:
+    if service.child:
+        process.ask(service.child, signal.SIGTERM)
+
+
+def _kill(service: Service) -> None:
+    if service.child:
+        service.child.kill()
+        service.child.wait()
+        service.child = None
 
 
 def up(

@@ -30,6 +30,7 @@ from mes.up import Service, Stack, given_urls
 _TICK_S: Final = 0.2
 _SAY_S: Final = 5.0  # between lines where there is no terminal
 _STALL_S: Final = 60.0
+_FIRST_S: Final = 300.0  # until the simulators' first event: a slow machine compiles their kernels for the first time
 
 
 @dataclass
@@ -86,7 +87,9 @@ def run_once(day: dt.date | None, seed: int, home: Path, seeds: Path | None, dat
             events = figures.received_of_all() or 0
     finally:
         lock.release()
-    console.print(f"{events:,} events in {seconds:.1f} s, {events / seconds:,.0f} a second, from the machines' messages to the report")
+    console.print(
+        f"{events:,} events in {seconds:.1f} s, {events / seconds:,.0f} a second, from the machines' messages to the report", soft_wrap=True
+    )
     console.print(f"equals what was simulated: {'no' if differences else 'yes'}")
     for text in differences:
         console.print(f"  {text}", markup=False)
@@ -157,8 +160,8 @@ def _until_summed(console: Console, stack: Stack, figures: Figures, simulations:
             state = f"simulated {fraction:.1%}, {count(here)} of {count(expected)} events stored, {count(marks)} marks left to sum"
             if before != (before := (fraction, here, marks)):
                 moved = now
-            elif now - moved > _STALL_S:
-                raise _Stalled(f"nothing has moved for {_STALL_S:.0f} s: {state}")
+            elif now - moved > (_STALL_S if here else _FIRST_S):
+                raise _Stalled(f"nothing has moved for {now - moved:.0f} s: {state}")
             if bar.disable and now - said > _SAY_S:
                 said = now
                 stack.say(state)

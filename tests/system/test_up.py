@@ -316,7 +316,7 @@ def test_demo_once_equals_what_was_simulated(start: Callable[..., Running], seed
 
 
 def test_killing_ingest_in_the_middle_of_a_day_changes_nothing(start: Callable[..., Running], tmp_path: Path) -> None:
-    seeds = make_seeds(tmp_path / "seeds", 10.0)
+    seeds = make_seeds(tmp_path / "seeds", 20.0)
     words = ("demo", "--once", "--seeds", str(seeds), "--day", "2026-03-02")
     undisturbed = start(*words)
     assert undisturbed.process.wait(300) == 0, undisturbed.text + undisturbed.errors
@@ -326,7 +326,7 @@ def test_killing_ingest_in_the_middle_of_a_day_changes_nothing(start: Callable[.
     pid = disturbed.child("-m mes ingest")
     url = next(v for v in Path(f"/proc/{pid}/environ").read_text().split("\0") if v.startswith("MES_DATABASE_URL=")).partition("=")[2]
     stored = 0
-    for _ in range(3):
+    for _ in range(2):
         wait_until(lambda stored=stored: (query(url, "SELECT count(*) FROM mes.cell_event") or 0) > stored, "more events")
         stored = query(url, "SELECT count(*) FROM mes.cell_event")
         os.kill(disturbed.child("-m mes ingest"), signal.SIGKILL)
