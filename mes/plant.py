@@ -11,7 +11,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import re
 import tomllib
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import ZoneInfo, available_timezones
@@ -25,7 +28,7 @@ from mes.errors import ConfigError
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
 NotNegative = Annotated[float, Meta(ge=0.0)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Code = Annotated[str, Meta(min_length=1, max_length=40)]
 
 BUCKET_MINUTES = 5
@@ -97,7 +100,7 @@ class Characteristic(_Seed, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     distribution   "normal": `nominal` is the mean, `sigma` in `unit`;
                    "lognormal": `nominal` is the median, `sigma` that of the logarithm
-    sampling       how often: "every" cell, or a share of the cells in [0, 1]; `sampling_basis` says it in words
+    sampling       share of the cells that are measured, above 0 and at most 1; `sampling_basis` says it in words
     """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,39}$")]
@@ -236,12 +239,12 @@ def load(folder: Path) -> Plant:
     for path in _toml(folder / "sites"):
         site = _read(path, _SiteFile).site
         _check_site(path, site)
-        _once(path, "site.code", site.code, sites)
+        _once(path, "site.code", _code(path, "site.code", site.code), sites)
         sites[site.code] = site
     products_file = folder / "products.toml"
     products: dict[str, Product] = {}
     for product in _read(products_file, _ProductsFile).product:
-        _once(products_file, "product.code", product.code, products)
+        _once(products_file, "product.code", _code(products_file, "product.code", product.code), products)
         products[product.code] = product
     for path in _toml(folder / "lines"):
         file = _read(path, _LineFile)
@@ -276,12 +279,25 @@ def _read(path: Path, into: type[_F]) -> _F:
         tables: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as why:
         raise ConfigError(f"{path}: not TOML: {why}") from why
+    _check_finite(path, "", tables)
     try:
         return msgspec.convert(tables, into)
     except msgspec.ValidationError as why:
         detail = str(why)
         key = detail.rpartition("`$.")[2].rstrip("`") if "`$." in detail else ""
-        raise ConfigError(f"{path}: {detail}{_value_at(tables, key)}") from why
+        raise ConfigError(f"{path}: {detail}{_value_at(tables, key)}{_allowed_at(into, key)}") from why
+
+
+def _check_finite(path: Path, key: str, value: Any) -> None:
+    """TOML knows nan and inf, a plant does not."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_finite(path, f"{key}.{name}" if key else name, item)
+    elif isinstance(value, list):
+        for n, item in enumerate(value):
+            _check_finite(path, f"{key}[{n}]", item)
+    elif isinstance(value, float) and not isfinite(value):
+        raise ConfigError(f"{path}: {key} {value} is not a finite number: write one")
 
 
 def _value_at(tables: Any, key: str) -> str:
@@ -295,22 +311,44 @@ def _value_at(tables: Any, key: str) -> str:
     return "" if isinstance(here, dict | list) else f", found {here!r}"
 
 
+def _allowed_at(into: type[_Seed], key: str) -> str:
+    """What may stand where the path leads to, the keys of a table or the values of a choice, as ": use ..."."""
+    here: Any = msgspec.inspect.type_info(into)
+    for step in filter(None, re.split(r"[.\[\]]+", key)):
+        here = here.item_type if isinstance(here, msgspec.inspect.ListType) else next(f.type for f in here.fields if f.encode_name == step)
+        if isinstance(here, msgspec.inspect.UnionType):
+            here = next(t for t in here.types if not isinstance(t, msgspec.inspect.NoneType))
+    if isinstance(here, msgspec.inspect.StructType):
+        return f": use {', '.join(f.encode_name for f in here.fields)}"
+    return f": use one of {', '.join(map(str, here.values))}" if isinstance(here, msgspec.inspect.LiteralType) else ""
+
+
 def _once(path: Path, key: str, value: str, seen: dict[str, Any]) -> None:
-    level(value.rpartition("/")[2])
     if value in seen:
         raise ConfigError(f"{path}: {key} {value!r} stands twice: choose another")
 
 
+def _code(path: Path, key: str, value: str) -> str:
+    """The value, if it can stand in a topic."""
+    try:
+        return level(value)
+    except ConfigError as why:
+        raise ConfigError(f"{path}: {key}: {why}") from why
+
+
+@functools.cache
+def _zones() -> frozenset[str]:
+    """IANA zones; looking for them takes a while, and two names found among them are none."""
+    return frozenset(available_timezones() - {"localtime", "Factory"})
+
+
 def _check_site(path: Path, site: Site) -> None:
-    if site.zone not in available_timezones():
+    if site.zone not in _zones():
         raise ConfigError(f"{path}: site.zone {site.zone!r} is not an IANA zone: write one such as 'Asia/Shanghai'")
     if site.day_start.minute % BUCKET_MINUTES or site.day_start.second or site.day_start.microsecond or site.day_start.tzinfo:
         raise ConfigError(f"{path}: site.day_start {site.day_start} must be a local time at a multiple of {BUCKET_MINUTES} minutes")
     for n, area in enumerate(site.area):
-        try:
-            level(area.code)
-        except ConfigError as why:
-            raise ConfigError(f"{path}: site.area[{n}].code: {why}") from why
+        _code(path, f"site.area[{n}].code", area.code)
     if not site.shift:
         raise ConfigError(f"{path}: site.shift is empty: give at least one shift")
     at = site.day_start
@@ -328,6 +366,7 @@ def _check_line(path: Path, line: Line, sites: dict[str, Site], products: dict[s
     def refuse(key: str, problem: str) -> ConfigError:
         return ConfigError(f"{path}: {key} {problem}")
 
+    _code(path, "line.code", line.code)
     if line.site not in sites:
         raise refuse("line.site", f"{line.site!r} is unknown: use one of {', '.join(sites)}")
     if line.area not in {area.code for area in sites[line.site].area}:
@@ -341,11 +380,7 @@ def _check_line(path: Path, line: Line, sites: dict[str, Site], products: dict[s
     seq = 0
     for n, station in enumerate(line.station):
         at = f"station[{n}]"
-        try:
-            level(station.code)
-        except ConfigError as why:
-            raise refuse(f"{at}.code", str(why)) from why
-        if station.code in codes:
+        if _code(path, f"{at}.code", station.code) in codes:
             raise refuse(f"{at}.code", f"{station.code!r} stands twice on this line")
         codes.add(station.code)
         if station.seq <= seq:
