@@ -1,0 +1,283 @@
+"""The database side: migrations, seeding, sums that are functions of the events, views that divide."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+
+from mes import plant
+from mes.batch import Batch
+from mes.contract import CellEvent, encode
+from mes.errors import ConfigError, Refused, Unavailable
+from mes.rollup import recompute_all
+from mes.store.connection import connect
+from mes.store.events import Writer, active_lines
+from mes.store.migrate import migrate, migrations
+from mes.store.seed import seed
+from mes.store.sums import Rollup
+from tests.conftest import SEEDS, Databases
+from tests.pipeline import GRD, WND, event, rows, value
+
+SUMS = ("station_bucket", "station_hour", "station_day", "defect_bucket", "defect_day", "line_day")
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(params=["embedded_databases", "debian_databases"])
+def store(request: pytest.FixtureRequest) -> str:
+    """A fresh database on the embedded server, then on Debian's."""
+    databases: Databases = request.getfixturevalue(request.param)
+    return databases()
+
+
+class Line:
+    """A line's writer without a broker: `put` is what ingest does with a message."""
+
+    def __init__(self, database: str, path: str) -> None:
+        self.writer = Writer.open(database, next(line for line in active_lines(database)[1] if line.path == path))
+        assert self.writer.acquire()
+        self.equipment = self.writer.equipment()
+        self.ledger = self.writer.ledger()
+
+    def put(self, topic: str, *events: CellEvent) -> None:
+        batch = Batch()
+        for start in range(0, len(events), 256):
+            batch.add(topic, encode(events[start : start + 256]), self.equipment, self.ledger)
+        self.writer.commit(batch)
+
+
+@pytest.fixture
+def line(store: str) -> Iterator[Line]:
+    held = Line(store, "nanjing/cells/32140-1")
+    yield held
+    held.writer.close()
+
+
+def step(database: str) -> int:
+    sums = Rollup(database)
+    try:
+        return sums.step()
+    finally:
+        sums.close()
+
+
+def dump(database: str) -> dict[str, list[tuple[object, ...]]]:
+    return {table: rows(database, f"SELECT * FROM kpi.{table} ORDER BY 1, 2, 3") for table in SUMS}
+
+
+def a_day(n: int = 3000) -> list[CellEvent]:
+    """Cells over a production day and a half, with rework and scrap."""
+    numbers = np.random.default_rng(7)
+    out = []
+    for i in range(1, n + 1):
+        result, attempt = ("pass", 1) if i % 7 else (("scrap", 1) if i % 2 else ("rework", 1))
+        defect = {} if result == "pass" else {"defect": "T01"}
+        unit = f"NJ1-26K22-{i // 2 if i % 11 == 0 else i:07d}"
+        out.append(
+            event(i, timestamp_ms=1_795_300_000_000 + int(numbers.integers(0, 36 * HOUR_MS)), unit=unit, result=result, attempt=attempt,
+                  cycle_s=float(numbers.lognormal(1.0, 0.5)), **defect)
+        )  # fmt: skip
+    return out
+
+
+FLT = WND.replace("/wnd/01/", "/flt/01/")
+
+
+def test_migrating_twice_applies_nothing_and_a_changed_or_newer_schema_is_refused(store: str) -> None:
+    assert migrate(store) == []
+    rows(store, "UPDATE mes.schema_migration SET digest = 'other' WHERE number = 2 RETURNING 1")
+    with pytest.raises(Refused, match="0002_events has changed"):
+        migrate(store)
+    rows(store, "INSERT INTO mes.schema_migration (number, name, digest) VALUES (%s, 'later', '') RETURNING 1", len(migrations()) + 1)
+    with pytest.raises(Refused, match="newer than this program"):
+        migrate(store)
+
+
+def test_views_are_documented_column_by_column(store: str) -> None:
+    bare = rows(
+        store,
+        "SELECT c.relname, a.attname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE n.nspname = 'report' AND a.attnum >= 0 AND col_description(c.oid, a.attnum) IS NULL"
+        " UNION ALL SELECT c.relname, NULL FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'report' AND obj_description(c.oid) IS NULL",
+    )
+    assert bare == []
+
+
+def test_summing_anew_gives_equal_tables(store: str, line: Line) -> None:
+    events = a_day()
+    for start in range(0, len(events), 500):  # in pieces, summed in between, each piece touching old buckets
+        line.put(FLT, *events[start : start + 500])
+        while step(store):
+            pass
+    before = dump(store)
+    assert len(before["station_bucket"]) > 400
+    for table in SUMS:
+        rows(store, f"DELETE FROM kpi.{table} RETURNING 1")
+    recompute_all(store, None, None, None, lambda _done, _total: None)
+    assert dump(store) == before
+
+
+def test_order_and_batches_of_events_do_not_matter(embedded_databases: Databases) -> None:
+    events = a_day()
+    dumps = []
+    for order in (events, events[::-1]):
+        database = embedded_databases()
+        held = Line(database, "nanjing/cells/32140-1")
+        for start in range(0, len(order), 700):
+            held.put(FLT, *order[start : start + 700])
+        held.writer.close()
+        while step(database):
+            pass
+        dumps.append(dump(database))
+    assert dumps[0] == dumps[1]
+
+
+def test_sums_equal_plain_sql_over_the_events(store: str, line: Line) -> None:
+    line.put(FLT, *a_day())
+    while step(store):
+        pass
+    day = "(at AT TIME ZONE 'Asia/Shanghai' - interval '8 hours')::date"
+    assert rows(store, "SELECT production_day, pass, rework, scrap FROM kpi.station_day ORDER BY 1") == rows(
+        store,
+        f"SELECT {day}, count(*) FILTER (WHERE result = 0), count(*) FILTER (WHERE result = 1), count(*) FILTER (WHERE result = 2)"
+        " FROM mes.cell_event GROUP BY 1 ORDER BY 1",
+    )
+    assert rows(store, "SELECT production_day, sum(n) FROM kpi.defect_day GROUP BY 1 ORDER BY 1") == rows(
+        store, f"SELECT {day}, count(*) FROM mes.cell_event WHERE defect_id <> 0 GROUP BY 1 ORDER BY 1"
+    )
+
+
+def test_a_late_event_changes_its_own_day_and_no_other(store: str, line: Line) -> None:
+    line.put(GRD, *(event(i, timestamp_ms=1_795_312_800_000 + i * 1000) for i in range(1, 11)))
+    line.put(GRD, *(event(i, timestamp_ms=1_795_312_800_000 + 48 * HOUR_MS + i * 1000) for i in range(11, 21)))
+    while step(store):
+        pass
+    query = "SELECT production_day::text, good FROM report.daily_throughput ORDER BY 1"
+    assert rows(store, query) == [("2026-11-22", 10), ("2026-11-24", 10)]
+    line.put(GRD, event(21, timestamp_ms=1_795_312_800_000))
+    while step(store):
+        pass
+    assert rows(store, query) == [("2026-11-22", 11), ("2026-11-24", 10)]
+
+
+def test_a_mark_that_stands_does_not_swallow_a_new_one(store: str, line: Line) -> None:
+    """A transaction whose rows a running rollup does not see yet leaves a mark that outlives that rollup."""
+    line.put(GRD, event(1))
+    with psycopg.connect(store) as slow:  # rows and mark, not yet committed
+        slow.execute(
+            "INSERT INTO mes.cell_event SELECT at, received_at, 2, machine_id, boot, channel, cycle_s, line_id, station_id, attempt, result,"
+            " defect_id, 'NJ1-OTHER', meas, lots FROM mes.cell_event"
+        )
+        slow.execute("INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT line_id, bucket FROM mes.dirty_bucket LIMIT 1")
+        assert step(store) == 1
+        assert value(store, "SELECT good FROM report.daily_throughput") == 1
+        slow.commit()
+    assert step(store) == 1
+    assert value(store, "SELECT good FROM report.daily_throughput") == 2
+
+
+def test_two_rollups_take_turns_on_a_line(store: str, line: Line) -> None:
+    line.put(GRD, event(1))
+    with psycopg.connect(store) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s, %s)", [0x6D657372, line.writer.line.line_id])
+        assert step(store) == 0
+        assert value(store, "SELECT count(*) FROM mes.dirty_bucket") == 1
+    assert step(store) == 1
+
+
+def test_the_lease_is_one_writers_and_ends_with_its_connection(store: str, line: Line) -> None:
+    second = Writer.open(store, line.writer.line)
+    assert not second.acquire()
+    line.writer.close()
+    assert second.acquire()
+    second.close()
+
+
+def test_empty_denominators_are_null(store: str, line: Line) -> None:
+    line.put(FLT, event(1, result="rework", defect="T01"))
+    rows(store, "UPDATE mes.target SET cells_per_day = 0 RETURNING 1")
+    while step(store):
+        pass
+    assert rows(store, "SELECT good, target, attainment FROM report.daily_throughput") == [(0, 0, None)]
+    assert rows(store, "SELECT output_yield, rolled_throughput_yield, first_pass_yield FROM report.daily_yield") == [(None, None, None)]
+    assert rows(store, "SELECT first_pass_yield, quality_ratio FROM report.station_yield") == [(0.0, 0.0)]
+
+
+def test_rolled_throughput_yield_is_the_product_over_the_route(store: str, line: Line) -> None:
+    stations = plant.load(SEEDS).lines["nanjing/cells/32140-1"].station
+    expected = 1.0
+    for n, station in enumerate(stations, 1):
+        topic = f"umh/v1/cbak/nanjing/cells/32140-1/{station.code}/01/_cell_v1/completed"
+        defect = station.defect[0].code if station.defect else None
+        bad = 0 if defect is None else n
+        line.put(topic, *(event(i, **({"result": "scrap", "defect": defect} if i <= bad else {})) for i in range(1, 101)))
+        expected *= (100 - bad) / 100
+    while step(store):
+        pass
+    assert rows(store, "SELECT rolled_throughput_yield, stations_without_inspection FROM report.daily_yield") == [(expected, 0)]
+
+
+def test_hours_of_a_day_add_up_to_the_day_and_targets_to_the_target(store: str, line: Line) -> None:
+    line.put(GRD, *(event(i, timestamp_ms=1_795_305_600_000 + i * 863_000) for i in range(1, 101)))
+    while step(store):
+        pass
+    hours = rows(store, "SELECT good, target FROM report.hourly_throughput ORDER BY hour_of_day")
+    assert len(hours) == 24
+    assert sum(good for good, _ in hours) == value(store, "SELECT good FROM report.daily_throughput") == 100
+    assert sum(target for _, target in hours) == pytest.approx(50_000)
+
+
+@pytest.mark.parametrize("q", [0.01, 0.5, 0.95, 0.99])
+def test_quantiles_are_within_a_bin(store: str, line: Line, q: float) -> None:
+    events = a_day()
+    line.put(FLT, *events)
+    while step(store):
+        pass
+    day = rows(store, "SELECT min(production_day)::text FROM kpi.station_day")[0][0]
+    begin = dt.datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000  # 08:00 in Nanjing
+    inside = sorted(float(np.float32(e.cycle_s)) for e in events if begin <= e.timestamp_ms < begin + 24 * HOUR_MS)
+    found = value(store, "SELECT kpi.quantile(cycle_bin, cycle_n, %s) FROM kpi.station_day ORDER BY production_day LIMIT 1", q)
+    assert found == pytest.approx(inside[int(np.ceil(q * len(inside))) - 1], rel=1 / 32)
+
+
+def test_seeding_keeps_ids_and_takes_in_new_lines_and_characteristics(store: str, tmp_path: Path) -> None:
+    folder = tmp_path / "seeds"
+    shutil.copytree(SEEDS, folder)
+    assert seed(store, plant.load(folder)) is False
+    ids = rows(store, "SELECT s.line_id, s.station_id, s.code FROM mes.station s ORDER BY 2")
+    slots = rows(store, "SELECT station_id, slot, name FROM mes.characteristic ORDER BY 1, 2")
+    text = (folder / "lines/nanjing-32140-1.toml").read_text()
+    head, _, tail = text.partition("characteristic = [\n")
+    new = '  { name = "glue_mass", unit = "g", nominal = 1, sigma = 0.1, distribution = "normal", sampling = 1, '
+    new += 'sampling_basis = "100%", basis = "J" },\n'
+    (folder / "lines/nanjing-32140-1.toml").write_text(f"{head}characteristic = [\n{new}{tail}")
+    assert seed(store, plant.load(folder)) is True
+    assert rows(store, "SELECT s.line_id, s.station_id, s.code FROM mes.station s ORDER BY 2") == ids
+    assert [
+        row for row in rows(store, "SELECT station_id, slot, name FROM mes.characteristic ORDER BY 1, 2") if row[2] != "glue_mass"
+    ] == slots
+    assert value(store, "SELECT slot FROM mes.characteristic WHERE name = 'glue_mass'") == 4  # behind the four that stand
+
+
+def test_seeds_that_are_refused_leave_the_database_unchanged(store: str, tmp_path: Path) -> None:
+    folder = tmp_path / "seeds"
+    shutil.copytree(SEEDS, folder)
+    (folder / "targets.toml").write_text("[[target]]\nline = 'nowhere/a/b'\n")
+    before = rows(store, "SELECT * FROM mes.plant_version")
+    with pytest.raises(ConfigError, match=r"targets\.toml"):
+        seed(store, plant.load(folder))
+    assert rows(store, "SELECT * FROM mes.plant_version") == before
+
+
+def test_what_a_server_says_no_to_is_refused_and_silence_is_unavailable(store: str) -> None:
+    with pytest.raises(Refused, match="no_such_database"):
+        connect(store.rpartition("/")[0] + "/no_such_database")
+    with pytest.raises(Unavailable):
+        connect("postgresql://mes@127.0.0.1:1/mes")
