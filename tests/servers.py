@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 
@@ -45,6 +46,12 @@ def wait_for(condition, seconds: float = 20.0, what: str = "condition"):  # type
 
 def accepts(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
+        return True
+    return False
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url):
         return True
     return False
 
@@ -94,13 +101,14 @@ def debian_postgres() -> Iterator[str]:
         )  # fmt: skip
         command = [
             programs / "postgres", "-D", folder / "data", "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-            "-c", f"unix_socket_directories={folder}", "-c", "shared_buffers=64MB",
+            "-c", f"unix_socket_directories={folder}", "-c", "shared_buffers=64MB", "-c", "fsync=off",
         ]  # fmt: skip
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True, **as_owner)
         with stopped_at_the_end(process, signal.SIGINT):
-            wait_for(lambda: accepts(port), what="PostgreSQL")
-            yield f"postgresql://mes@127.0.0.1:{port}/postgres"
+            url = f"postgresql://mes@127.0.0.1:{port}/postgres"
+            wait_for(lambda: _answers(url), 60, "PostgreSQL")
+            yield url
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -142,11 +142,10 @@ with EmbeddedPostgres(home, say=lambda text: None) as server, EmbeddedBroker(hom
 def parent(home: Path) -> Iterator[tuple[subprocess.Popen[str], int, list[int]]]:
     """A process that runs both parts, the broker's port, and the pids of the parts."""
     port = process.free_port()
-    child = subprocess.Popen([sys.executable, "-c", PARENT, str(home), str(port)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    yield child, port, json.loads(child.stdout.readline() or "[]")
-    child.kill()
-    child.wait()
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(home), str(port)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        yield child, port, json.loads(child.stdout.readline() or "[]")
+        child.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
@@ -183,6 +182,7 @@ def test_an_orphan_is_stopped_by_the_next_start(home: Path) -> None:
     first._lock.release()
     with EmbeddedPostgres(home, say=said.append) as second:
         assert not first.alive()
+        first.stop()
         assert query(second.url, "SELECT n FROM kept") == [(1,)]
     assert any(str(first.pid) in text for text in said)
 

@@ -172,8 +172,8 @@ def test_a_mark_that_stands_does_not_swallow_a_new_one(store: str, line: Line) -
     line.put(GRD, event(1))
     with psycopg.connect(store) as slow:  # rows and mark, not yet committed
         slow.execute(
-            "INSERT INTO mes.cell_event SELECT at, received_at, 2, machine_id, boot, channel, cycle_s, line_id, station_id, attempt, result,"
-            " defect_id, 'NJ1-OTHER', meas, lots FROM mes.cell_event"
+            "INSERT INTO mes.cell_event SELECT at, received_at, 2, machine_id, boot, channel, cycle_s, line_id, station_id, attempt,"
+            " result, defect_id, 'NJ1-OTHER', meas, lots FROM mes.cell_event"
         )
         slow.execute("INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT line_id, bucket FROM mes.dirty_bucket LIMIT 1")
         assert step(store) == 1
