@@ -50,7 +50,7 @@ def _cloner(server: str) -> Databases:
 @pytest.fixture(scope="session")
 def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of the embedded PostgreSQL."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"}) as server:
         yield server.url
 
 

@@ -23,6 +23,7 @@ from mes.store.seed import seed
 from mes.store.sums import Rollup
 from tests.conftest import SEEDS, Databases
 from tests.pipeline import GRD, WND, event, rows, value
+from tests.servers import wait_for
 
 SUMS = ("station_bucket", "station_hour", "station_day", "defect_bucket", "defect_day", "line_day")
 HOUR_MS = 3_600_000
@@ -196,7 +197,7 @@ def test_the_lease_is_one_writers_and_ends_with_its_connection(store: str, line:
     second = Writer.open(store, line.writer.line)
     assert not second.acquire()
     line.writer.close()
-    assert second.acquire()
+    wait_for(second.acquire, what="lease")
     second.close()
 
 
