@@ -180,11 +180,12 @@ def test_an_orphan_is_stopped_by_the_next_start(home: Path) -> None:
     query(first.url, "CREATE TABLE kept AS SELECT 1 AS n")
     assert first._lock is not None
     first._lock.release()
+    pid = first.pid
     with EmbeddedPostgres(home, say=said.append) as second:
         assert not first.alive()
         first.stop()
         assert query(second.url, "SELECT n FROM kept") == [(1,)]
-    assert any(str(first.pid) in text for text in said)
+    assert any(str(pid) in text for text in said)
 
 
 def test_a_program_that_took_over_the_pid_of_a_dead_server_is_no_server(home: Path) -> None:
