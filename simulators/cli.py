@@ -90,9 +90,10 @@ def list_lines(seeds: Path | None) -> None:
     whole = plant.load(_seeds_folder(seeds))
     table = Table("line", "name", "product", "stations", "machines", "target a day")
     for line in sorted(whole.lines.values(), key=lambda entry: entry.path):
-        target = max((t for t in whole.targets if t.line == line.path), key=lambda t: t.from_, default=None)
+        plan = max((t for t in whole.targets if t.line == line.path), key=lambda t: t.from_, default=None)
         machines = sum(s.machines for s in line.station)
-        table.add_row(line.path, line.name, line.product, str(len(line.station)), f"{machines:,}", f"{target.cells_per_day:,}" if target else "-")
+        target = f"{plan.cells_per_day:,}" if plan else "-"
+        table.add_row(line.path, line.name, line.product, str(len(line.station)), f"{machines:,}", target)
     Console().print(table)
 
 
@@ -103,11 +104,11 @@ def list_lines(seeds: Path | None) -> None:
 @_option("--speed", env="MES_SPEED", type=_Speed(), default="60", help="Simulated seconds a second, or max.")
 @_option("--seed", env="MES_SEED", type=int, show_default="that of the state, else 1", help="The same seed gives the same bytes.")
 @_seeds
-@_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt[s]://[user:password@]host[:port].")
-@_option("--window", env="MES_WINDOW", type=click.IntRange(1, 10_000), default=200, help="Most publishes without acknowledgement.")
+@_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt(s)://[user:password@]host[:port].")
+@_option("--window", env="MES_WINDOW", type=click.IntRange(1, 10_000), default=200, help="Most publishes unacknowledged.")
 @_option("--state", env="MES_STATE", type=_FOLDER, help="Folder that remembers how far all is acknowledged, for the next start.")
 @_option("--catch-up", env="MES_CATCH_UP", is_flag=True, help="Run at --speed up to the present, then in real time.")
-@_option("--progress", env="MES_PROGRESS", type=click.Choice(["table", "json", "none"]), default="table", help="Shown once a second.")
+@_option("--progress", env="MES_PROGRESS", type=click.Choice(["table", "json", "none"]), default="table", help="Each second.")
 @_ledger
 def run(**given: Any) -> None:
     """Run a line: publish its events to the broker."""

@@ -40,7 +40,7 @@ _HALF = 2.0**-32
 
 def key_of(seed: int, code: str) -> int:
     """The stream of a station: a 64-bit hash of the seed and its code (FNV-1a, then mixed)."""
-    value = 0xCBF29CE484222325 ^ (seed & MASK)
+    value = 0xCBF29CE484222325
     for byte in f"{seed}/{code}".encode():
         value = ((value ^ byte) * 0x100000001B3) & MASK
     value = ((value ^ (value >> 30)) * int(_M1)) & MASK

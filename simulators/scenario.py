@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,11 +38,11 @@ class Scenario:
     line: plant.Line
     site: plant.Site
 
-    @property
+    @cached_property
     def machine_codes(self) -> list[tuple[str, str]]:
         return [(s.code, m) for s in self.line.station for m in s.machine_codes]
 
-    @property
+    @cached_property
     def topics(self) -> list[str]:
         at = self.line
         return [machine_topic(at.site, at.area, at.code, station, machine, "cell") for station, machine in self.machine_codes]
