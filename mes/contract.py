@@ -35,7 +35,7 @@ MAX_BACKLOG: Final = 256
 EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01T00:00:00Z
 LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01T00:00:00Z
 
-_INT64_MAX: Final = 2**63 - 1
+_SEQ_MAX: Final = 2**63 - 2  # the range that holds it ends behind it, and still has to be a bigint
 _INT32_MAX: Final = 2**31 - 1
 _FLOAT32_MAX: Final = 3.4028234e38
 
@@ -135,7 +135,7 @@ class CellEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     """
 
     boot: Annotated[int, Meta(ge=0, le=_INT32_MAX)]
-    seq: Annotated[int, Meta(ge=1, le=_INT64_MAX)]
+    seq: Annotated[int, Meta(ge=1, le=_SEQ_MAX)]
     timestamp_ms: Annotated[int, Meta(ge=EARLIEST_MS, lt=LATEST_MS)]
     unit: _Serial
     attempt: Annotated[int, Meta(ge=1, le=32767)]
@@ -329,7 +329,7 @@ def _reject(why: Rejected, payload: bytes) -> Reject:
         event = None
     numbers = [[n for key, n in event if key == name] for name in ("boot", "seq")] if isinstance(event, _Members) else []
     match numbers:
-        case [[int(boot)], [int(seq)]] if bool not in map(type, (boot, seq)) and 0 <= boot <= _INT32_MAX and 1 <= seq <= _INT64_MAX:
+        case [[int(boot)], [int(seq)]] if bool not in map(type, (boot, seq)) and 0 <= boot <= _INT32_MAX and 1 <= seq <= _SEQ_MAX:
             return Reject(why.reason, why.detail, payload, boot, seq)
     return Reject(why.reason, why.detail, payload)
 

@@ -23,7 +23,7 @@ REQUIRED = {"boot", "seq", "timestamp_ms", "unit", "attempt", "result", "cycle_s
 OPTIONAL = {"defect", "channel", "lots", "meas"}
 WHOLE_NUMBERS = {
     "boot": (0, 2**31 - 1),
-    "seq": (1, 2**63 - 1),
+    "seq": (1, 2**63 - 2),
     "timestamp_ms": (946_684_800_000, 4_102_444_800_000 - 1),
     "attempt": (1, 32767),
     "channel": (0, 2**31 - 1),
