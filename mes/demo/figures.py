@@ -58,17 +58,13 @@ class Figures:
         rows = self._ask(_EVENTS)
         return bool(rows and rows[0][0])
 
-    def days(self) -> dict[str, dict[str, Any]] | None:
-        """The newest row of `report daily` of each line."""
+    def lines(self) -> dict[str, dict[str, Any]] | None:
+        """What the board shows of the newest production day of each line, by line."""
         try:
-            rows = report.daily(self._open(), most=100)
+            return {row["line"]: row for row in report.board(self._open()) if row["nth"] in (None, 1)}
         except Unavailable:
             self.close()
             return None
-        newest: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            newest.setdefault(row["line"], row)
-        return newest
 
     def counts(self, line: str, day: dt.date) -> dict[str, int]:
         """Every count that the report's views hold of a line's production day, by what it counts."""

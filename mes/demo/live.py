@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.live import Live
@@ -49,7 +50,7 @@ def _show_table(console: Console, stack: Stack, figures: Figures) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             stack.tend()
-            live.update(_table(stack.plant, figures.days(), figures.received()), refresh=True)
+            live.update(_table(stack.plant, figures.lines(), figures.received()), refresh=True)
             time.sleep(_TABLE_S)
 
 
@@ -59,28 +60,33 @@ def _show_lines(_console: Console, stack: Stack, figures: Figures) -> None:
         while time.monotonic() < due:
             stack.tend()
             time.sleep(0.2)
-        days, received = figures.days(), figures.received()
-        if days is None or received is None:
+        lines, received = figures.lines(), figures.received()
+        if lines is None or received is None:
             stack.say("the database does not answer")
             continue
-        for path, row in sorted(days.items()):
-            stack.say(
-                f"{path} {row['production_day']}: {count(row['good'])} good of {count(row['target'])} ({percent(row['attainment'])}), "
-                f"output yield {percent(row['output_yield'])}, rolled throughput yield {percent(row['rolled_throughput_yield'])}, "
-                f"{count(received.get(path))} events stored"
-            )
+        for path, row in sorted(lines.items()):
+            made = f"{count(row['good'])} good of {count(row['target'])} ({percent(row['attainment'])})"
+            yields = f"output yield {percent(row['output_yield'])}, rolled throughput yield {percent(row['rolled_throughput_yield'])}"
+            stored = f"{count(received.get(path))} events stored, the last at {_time(row)}"
+            stack.say(f"{path} {row['production_day'] or '–'}: {made}, {yields}, {stored}")
 
 
-def _table(plant: Plant, days: Mapping[str, Mapping[str, Any]] | None, received: Mapping[str, int] | None) -> Table:
-    away = "" if days is not None and received is not None else " (the database does not answer)"
+def _table(plant: Plant, lines: Mapping[str, Mapping[str, Any]] | None, received: Mapping[str, int] | None) -> Table:
+    away = "" if lines is not None and received is not None else " (the database does not answer)"
     table = Table(title=f"Lines now{away}", title_justify="left")
-    table.add_column("line")
-    table.add_column("production day")
+    for name in ("line", "production day", "last event"):
+        table.add_column(name)
     for name in ("good", "target", "attainment", "output yield", "rolled throughput yield", "events stored"):
         table.add_column(name, justify="right")
     for path in sorted(plant.lines):
-        row = (days or {}).get(path, {})
+        row = (lines or {}).get(path, {})
         figures = [count(row.get("good")), count(row.get("target")), percent(row.get("attainment"))]
         yields = [percent(row.get("output_yield")), percent(row.get("rolled_throughput_yield"))]
-        table.add_row(path, str(row.get("production_day", "–")), *figures, *yields, count((received or {}).get(path)))
+        table.add_row(path, str(row.get("production_day") or "–"), _time(row), *figures, *yields, count((received or {}).get(path)))
     return table
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    """When the line's last event happened, by the site's clock."""
+    at = row.get("last_event_at")
+    return f"{at.astimezone(ZoneInfo(row['zone'])):%H:%M:%S}" if at else "–"
