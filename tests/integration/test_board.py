@@ -1,0 +1,407 @@
+"""The board shows what the views hold, soon after they change, and says so when it cannot."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from mes import plant
+from mes.board import figures
+from mes.embedded import process
+from mes.embedded.postgres import EmbeddedPostgres
+from mes.store.migrate import migrate
+from mes.store.seed import seed
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "mes" / "board"
+NANJING, DALIAN = "nanjing/cells/32140-1", "dalian/cells/26650-1"
+TODAY = dt.date(2026, 3, 11)
+PATIENCE_S = 30
+
+
+def wait_for(happened: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (result := happened()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for: {what}"
+        time.sleep(0.05)
+    return result
+
+
+# -- a database with figures -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("home"), process.free_port(), say=lambda _: None) as started:
+        migrate(started.url)
+        seed(started.url, plant.load(ROOT / "seeds"))
+        yield started
+
+
+@pytest.fixture
+def database(server: EmbeddedPostgres) -> str:
+    """Two production days of the Nanjing line, none of the Dalian line."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("TRUNCATE kpi.station_hour, kpi.station_day, kpi.line_day")
+    add_day(server.url, NANJING, TODAY - dt.timedelta(days=1), good=49_999, scrap=1)
+    add_day(server.url, NANJING, TODAY, good=12_000, scrap=240)
+    return server.url
+
+
+def add_day(url: str, line: str, day: dt.date, good: int, scrap: int) -> None:
+    """Sums of a day in which every station inspects all cells and all scrap falls at the last one, in two hours."""
+    begin = dt.datetime.combine(day, dt.time(0), dt.UTC)  # 08:00 at the site
+    with psycopg.connect(url, autocommit=True) as connection:
+        stations = connection.execute(
+            "SELECT line_id, station_id, is_count_point FROM mes.station JOIN mes.line USING (line_id) WHERE path = %s", [line]
+        ).fetchall()
+        for line_id, station_id, is_last in stations:
+            lost = scrap if is_last else 0
+            for hour, (passed, missed) in enumerate([(good // 3, lost), (good - good // 3, 0)]):
+                at, until = begin + dt.timedelta(hours=hour), begin + dt.timedelta(hours=hour, minutes=59)
+                values = [line_id, at, station_id, passed, 0, missed, passed + missed, passed, [4000], [passed], until]
+                connection.execute("INSERT INTO kpi.station_hour VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", values)
+            values = [line_id, day, station_id, good, 0, lost, good + lost, good, [4000], [good], begin + dt.timedelta(minutes=119)]
+            connection.execute("INSERT INTO kpi.station_day VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", values)
+        values = [line_id, day, begin, begin + dt.timedelta(days=1), good + scrap, good, scrap, begin + dt.timedelta(minutes=119)]
+        connection.execute("INSERT INTO kpi.line_day VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", values)
+
+
+def set_good(url: str, good: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE kpi.line_day SET good = %s, events = events + 1 WHERE production_day = %s", [good, TODAY])
+
+
+# -- a board -----------------------------------------------------------------------------------------------------------
+
+
+class Board:
+    """A running `mes board`."""
+
+    def __init__(self, child: subprocess.Popen[str], port: int) -> None:
+        self.child = child
+        self.port = port
+
+    def ask(self, path: str, method: str = "GET") -> tuple[HTTPResponse, bytes]:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)) as link:
+            link.request(method, path)
+            answer = link.getresponse()
+            return answer, answer.read()
+
+    def now(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.ask("/api/now")[1])
+        return answer
+
+    @contextmanager
+    def events(self) -> Iterator[Iterator[tuple[str, Any]]]:
+        """(name, data) of the server-sent events of a page; ends when the board ends the stream."""
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)) as link:
+            link.request("GET", "/events")
+            answer = link.getresponse()
+            assert answer.status == 200 and answer.headers["content-type"].startswith("text/event-stream")
+            yield self._parsed(answer)
+
+    @staticmethod
+    def _parsed(answer: HTTPResponse) -> Iterator[tuple[str, Any]]:
+        name = ""
+        while line := answer.readline().decode():
+            field, _, value = line.rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield name, json.loads(value)
+
+    def next(self, events: Iterator[tuple[str, Any]], name: str, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
+        """The data of the next event of that name that is wanted."""
+        deadline = time.monotonic() + PATIENCE_S
+        for came, data in events:
+            if came == name and wanted(data):
+                return data
+            assert time.monotonic() < deadline, f"no such {name} event within {PATIENCE_S} s"
+        return pytest.fail(f"the stream ended before such a {name} event")
+
+
+def command(port: int) -> list[str]:
+    return [sys.executable, "-m", "mes", "board", "--port", str(port)]
+
+
+@contextmanager
+def board_over(url: str) -> Iterator[Board]:
+    port = process.free_port()
+    with subprocess.Popen(command(port), env={**os.environ, "MES_DATABASE_URL": url}, stderr=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        board = Board(child, port)
+        try:
+            wait_for(lambda: child.poll() is not None or not process.is_free(port), "the board to listen")
+            assert child.poll() is None, child.communicate()[1]
+            yield board
+        finally:
+            child.kill()
+
+
+@pytest.fixture(scope="module")
+def standing(server: EmbeddedPostgres) -> Iterator[Board]:
+    """One board for many tests, as in a plant."""
+    with board_over(server.url) as started:
+        yield started
+
+
+@pytest.fixture
+def board(database: str, standing: Board) -> Board:
+    """The board, showing the figures of `database`."""
+
+    def shown() -> bool:
+        now = standing.now()
+        days = [line["day"] for line in now["lines"]]
+        return now["state"] == "live" and len(days) == 2 and days[0] is None and days[1] is not None and days[1]["good"] == 12_000
+
+    wait_for(shown, "the board to show the figures")
+    return standing
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def views(url: str, query: str) -> list[dict[str, Any]]:
+    """Rows as they look after a way through JSON."""
+    with psycopg.connect(url, row_factory=dict_row, options="-c timezone=UTC") as connection:
+        rows = connection.execute(query).fetchall()
+    return [{name: instant(value) for name, value in row.items()} for row in rows]
+
+
+def instant(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return value.isoformat() if isinstance(value, dt.date) else value
+
+
+def test_now_equals_the_views(database: str, board: Board) -> None:
+    dalian, nanjing = board.now()["lines"]
+    days = views(database, "SELECT * FROM report.daily_throughput JOIN report.daily_yield USING (line, production_day) ORDER BY 2")
+    assert [day["production_day"] for day in days] == ["2026-03-10", "2026-03-11"]
+    for shown, day in zip((nanjing["previous"], nanjing["day"]), days, strict=True):
+        for name in ("production_day", "good", "target", "attainment", "gap", "scrap", "last_event_at", "is_closed", "output_yield"):
+            assert shown[name] == day[name], name
+        assert shown["rolled_throughput_yield"] == pytest.approx(day["good"] / (day["good"] + day["scrap"]))
+    hours = views(database, f"SELECT * FROM report.hourly_throughput WHERE production_day = '{TODAY}' ORDER BY hour_of_day")
+    assert len(hours) == 24 and sum(hour["good"] for hour in hours) == 12_000
+    for shown, hour in zip(nanjing["day"]["hours"], hours, strict=True):
+        for name in ("hour_of_day", "good", "scrap", "target"):
+            assert shown[name] == hour[name], name
+        assert shown["hour_starts_at"].replace("+00:00", "Z") == hour["hour_starts_at"]
+    assert (dalian["line"], dalian["product"], dalian["day"], dalian["previous"]) == (DALIAN, "26650", None, None)
+
+
+def test_times_are_those_of_the_site(board: Board) -> None:
+    day = board.now()["lines"][1]["day"]
+    assert (day["text"]["last_event_time"], day["text"]["last_event_date"]) == ("09:59:00", "2026-03-11")
+    assert [hour["text"]["hour"] for hour in day["hours"][:2]] == ["08:00", "09:00"]
+
+
+def test_a_ratio_below_one_never_reads_100_percent(board: Board) -> None:
+    """49,999 of 50,000 is rounded down, and what is not defined is a dash."""
+    nanjing = board.now()["lines"][1]
+    assert nanjing["previous"]["output_yield"] == 49_999 / 50_000
+    assert nanjing["previous"]["text"]["output_yield"] == "99.99 %"
+    assert nanjing["previous"]["text"]["attainment"] == "99.99 %"
+    assert nanjing["previous"]["text"]["gap"] == "1 to go"
+
+
+def test_undefined_figures_are_dashes() -> None:
+    row: dict[str, Any] = dict.fromkeys(("good", "target", "attainment", "gap", "scrap", "events", "last_event_at", "is_closed"))
+    row |= {"output_yield": None, "rolled_throughput_yield": None}
+    row |= {"line": "a/b/c", "name": "C", "site_name": "A", "zone": "America/Detroit", "product": "P", "nth": 1, "production_day": TODAY}
+    hour = {"hour_starts_at": "2026-03-08T07:00:00+00:00", "hour_of_day": 2, "good": 0, "scrap": 0, "target": None}
+    text = figures.lines_now([row | {"hours": [hour]}])[0]["day"]
+    assert {text["text"][name] for name in ("target", "attainment", "output_yield", "rolled_throughput_yield", "last_event_time")} == {"–"}
+    assert text["text"]["gap"] == "no target set"
+    assert text["hours"][0]["text"] == {"hour": "03:00", "good": "0", "scrap": "0", "target": "–"}, "the clock has gone forward"
+
+
+def test_a_day_without_events_is_not_the_newest(database: str, board: Board) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO kpi.line_day SELECT line_id, production_day + 1, starts_at, ends_at, 0, 0, 0, NULL FROM kpi.line_day"
+            " WHERE production_day = %s",
+            [TODAY],
+        )
+    set_good(database, 12_001)
+    shown = wait_for(lambda: next((x for x in board.now()["lines"] if x["day"] and x["day"]["good"] == 12_001), None), "the change")
+    assert shown["day"]["production_day"] == "2026-03-11"
+
+
+def test_the_board_needs_no_more_than_the_schema_report(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("DROP OWNED BY viewer; DROP ROLE viewer" if _has_role(connection) else "SELECT 1")
+        connection.execute("CREATE ROLE viewer LOGIN PASSWORD 'viewer'")
+        connection.execute("GRANT USAGE ON SCHEMA report TO viewer; GRANT SELECT ON ALL TABLES IN SCHEMA report TO viewer")
+    with board_over(re.sub(r"//[^@]*@", "//viewer:viewer@", database)) as started:
+        wait_for(lambda: started.now()["state"] == "live", "the first reading")
+        assert started.now()["lines"][1]["day"]["good"] == 12_000
+
+
+def _has_role(connection: psycopg.Connection[Any]) -> bool:
+    return connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'viewer'").fetchone() is not None
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_page_hears_of_a_change(database: str, board: Board) -> None:
+    with board.events() as one, board.events() as other:
+        assert board.next(one, "figures")[1]["day"]["good"] == 12_000
+        assert board.next(one, "state")["state"] == "live"
+        set_good(database, 12_345)
+        first = board.next(one, "figures")
+        assert first[1]["day"]["good"] == 12_345
+        assert first[1]["day"]["text"]["good"] == "12,345"
+        assert board.next(other, "figures", lambda lines: lines == first)
+        assert first == board.now()["lines"]
+
+
+def test_a_line_that_stands_still_is_known(board: Board) -> None:
+    with board.events() as events:
+        assert board.next(events, "state", lambda state: state["quiet"][NANJING] > 1)
+
+
+def test_many_pages_cost_one_connection(database: str, board: Board) -> None:
+    pages = [socket.create_connection(("127.0.0.1", board.port), PATIENCE_S) for _ in range(30)]
+    for page in pages:
+        page.sendall(b"GET /events HTTP/1.1\r\nhost: board\r\n\r\n")
+    received = [b"" for _ in pages]
+    for i, page in enumerate(pages):
+        while b"event: figures" not in received[i]:
+            received[i] += page.recv(65536)
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mes board'").fetchone() == (1,)
+    for page in pages:
+        page.close()
+
+
+def test_the_database_goes_and_comes_back(server: EmbeddedPostgres, database: str, board: Board) -> None:
+    with board.events() as events:
+        board.next(events, "state", lambda state: state["state"] == "live")
+        server.ask_stop()
+        try:
+            state = board.next(events, "state", lambda state: state["state"] == "no_data")
+            assert state["since"] is not None
+            answer, body = board.ask("/api/now")
+            assert answer.status == 503, "old figures shall not pass for new ones"
+            assert json.loads(body)["lines"][1]["day"]["good"] == 12_000
+            assert board.ask("/healthz")[0].status == 503
+            assert board.ask("/")[0].status == 200
+            wait_for(lambda: not server.alive(), "PostgreSQL to end")
+        finally:
+            server.start()
+        board.next(events, "state", lambda state: state["state"] == "live")
+        set_good(database, 13_000)
+        assert board.next(events, "figures", lambda lines: lines[1]["day"]["good"] == 13_000)
+    assert board.child.poll() is None
+    assert board.ask("/healthz")[0].status == 200
+
+
+def test_a_database_that_answers_no_more_is_away_too(server: EmbeddedPostgres, database: str, board: Board) -> None:
+    """Not an error on the connection: silence."""
+    with psycopg.connect(database) as blocker, board.events() as events:
+        board.next(events, "state", lambda state: state["state"] == "live")
+        blocker.execute("LOCK TABLE kpi.line_day IN ACCESS EXCLUSIVE MODE")
+        board.next(events, "state", lambda state: state["state"] == "no_data")
+        blocker.rollback()
+        board.next(events, "state", lambda state: state["state"] == "live")
+
+
+def test_a_board_started_before_its_database_waits_for_it() -> None:
+    with board_over(f"postgresql://mes:mes@127.0.0.1:{process.free_port()}/mes") as started, started.events() as events:
+        state = started.next(events, "state")
+        assert (state["state"], state["since"]) == ("no_data", None)
+        assert started.now()["lines"] == []
+        assert started.child.poll() is None
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+
+
+def test_every_answer_is_under_a_strict_policy(board: Board) -> None:
+    for path in ("/", "/board.js", "/board.css", "/favicon.ico", "/api/now", "/healthz", "/nothing", "/api/nothing"):
+        headers = board.ask(path)[0].headers
+        policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == "'none'", path
+        assert {policy[kind] for kind in ("script-src", "style-src", "img-src", "connect-src")} == {"'self'"}
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_is_all_there(board: Board) -> None:
+    for page in ("/", "/nothing"):
+        text = board.ask(page)[1].decode()
+        links = re.findall(r'(?:src|href)="([^"]*)"', text)
+        assert len(links) >= 3
+        for link in links:
+            assert link.startswith("/") and not link.startswith("//")
+            assert board.ask(link)[0].status == 200, link
+        assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=", text), "nothing inline: the policy would stop it"
+
+
+def test_what_comes_from_the_database_is_only_ever_text() -> None:
+    script = (FOLDER / "board.js").read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function", script)
+
+
+def test_an_unknown_path_is_a_friendly_404(board: Board) -> None:
+    answer, body = board.ask("/lines/<script>alert(1)</script>".replace("<", "%3C").replace(">", "%3E"))
+    assert answer.status == 404 and answer.headers["content-type"].startswith("text/html")
+    assert b'<a href="/">' in body and b"alert" not in body
+    answer, body = board.ask("/api/then")
+    assert answer.status == 404 and "/api/now" in json.loads(body)["error"]
+    assert board.ask("/", "POST")[0].status == 405
+    assert board.ask("/events", "HEAD")[0].status == 200
+
+
+def test_sigterm_ends_open_streams_and_the_board(database: str) -> None:
+    with board_over(database) as board, board.events() as events:
+        board.next(events, "state")
+        board.child.send_signal(signal.SIGTERM)
+        rest: list[Any] = []
+        draining = threading.Thread(target=lambda: rest.extend(events))
+        draining.start()
+        said = board.child.communicate(timeout=PATIENCE_S)[1]
+        draining.join(PATIENCE_S)
+        assert not draining.is_alive()
+        assert board.child.returncode == 0
+        assert "Traceback" not in said and "ERROR" not in said
+
+
+def run(port: int, url: str) -> tuple[int, list[str]]:
+    environment = {**os.environ, "MES_DATABASE_URL": url}
+    done = subprocess.run(command(port), env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=ROOT)
+    return done.returncode, [line for line in done.stderr.splitlines() if " INFO " not in line]
+
+
+def test_a_taken_port_is_one_line() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        code, said = run(port, "postgresql://mes@127.0.0.1:1/mes")
+    assert code == 2
+    assert len(said) == 1 and str(port) in said[0] and "--port" in said[0] and str(os.getpid()) in said[0]
+
+
+def test_a_database_without_our_schema_is_one_line(server: EmbeddedPostgres) -> None:
+    code, said = run(process.free_port(), server.url.rpartition("/")[0] + "/postgres")
+    assert code == 2
+    assert len(said) == 1 and "mes migrate" in said[0]
