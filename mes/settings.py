@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -48,7 +49,8 @@ def check_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be printed."""
+    """The URL as it may be printed, also where it is none."""
+    url = re.sub(r"(password=)(?:'[^']*'|[^&\s]*)", r"\1...", url, flags=re.IGNORECASE)
     head, at, tail = url.rpartition("@")
-    scheme, sep, userinfo = head.partition("://")
+    scheme, sep, userinfo = head.partition("://") if "://" in head else ("", "", head)
     return f"{scheme}{sep}{userinfo.partition(':')[0]}{at}{tail}" if at else url

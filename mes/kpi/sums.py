@@ -58,8 +58,8 @@ def summarise(events: NDArray[np.void], first_us: int, buckets: int, station_ids
     defect_id = events["defect_id"].astype(np.int64)
     defect = np.where(defect_id == 0, -1, np.searchsorted(defect_ids, defect_id))
     if events.size:
-        known = station_ids[np.minimum(station, station_ids.size - 1)] == events["station_id"]
-        if bucket.min() < 0 or bucket.max() >= buckets or not known.all() or result.min() < 0 or result.max() > 2:
+        known = station_ids.size and (station_ids[np.minimum(station, station_ids.size - 1)] == events["station_id"]).all()
+        if bucket.min() < 0 or bucket.max() >= buckets or not known or result.min() < 0 or result.max() > 2:
             raise ValueError(
                 f"events outside of {buckets} buckets from {first_us}, of other stations than {station_ids}, or with unknown results"
             )

@@ -1,0 +1,153 @@
+"""Settings and errors: what is wrong is said in one line with name, value and cure, and no password is ever shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+
+from mes import errors, settings
+from mes.errors import ConfigError, MesError, Refused, Rejected, Unavailable
+
+DATABASE = ("postgresql", "postgres")
+BROKER = ("mqtt", "mqtts")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://mes:secret@db.example:5433/mes?sslmode=require",
+        "postgresql://db/mes",
+        "postgres://db",
+        "postgresql:///mes",  # through the local socket
+        "postgresql:///mes?host=/run/postgresql",
+        "postgresql://[::1]:5432/mes",
+    ],
+)
+def test_a_database_url_is_taken_as_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MES_DATABASE_URL", url)
+    assert settings.database_url() == url
+
+
+@pytest.mark.parametrize(
+    "url", ["mqtt://broker", "mqtt://user:secret@broker:1883", "mqtts://broker:8883", "mqtt://[::1]:1883", "mqtt://10.0.0.7"]
+)
+def test_a_broker_url_is_taken_as_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MES_BROKER_URL", url)
+    assert settings.broker_url() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://broker",
+        "broker:1883",
+        "mqtt://",
+        "mqtt:broker",
+        "mqtt://broker:99999",
+        "mqtt://broker:port",
+        "mqtt://[::1",
+        "postgresql://db",
+    ],
+)
+def test_a_broker_url_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MES_BROKER_URL", url)
+    with pytest.raises(ConfigError) as why:
+        settings.broker_url()
+    assert str(why.value) == f"MES_BROKER_URL={url!r} is not a URL such as mqtt://user:password@host"
+
+
+@pytest.mark.parametrize("url", ["mysql://db", "host=db dbname=mes", "postgresql://db:port", "/run/postgresql", "mqtt://broker"])
+def test_a_database_url_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MES_DATABASE_URL", url)
+    with pytest.raises(ConfigError, match=r"MES_DATABASE_URL=.* is not a URL such as postgresql://user:password@host"):
+        settings.database_url()
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_url_that_is_not_set_is_asked_for(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, ask, example in (
+        ("MES_DATABASE_URL", settings.database_url, "postgresql://user:password@host"),
+        ("MES_BROKER_URL", settings.broker_url, "mqtt://user:password@host"),
+    ):
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+        with pytest.raises(ConfigError) as why:
+            ask()
+        assert str(why.value) == f"{name} is not set: export {name}={example}, or start everything with `mes up`"
+
+
+SECRETS = [
+    "postgresql://mes:{}@db:5432/mes",
+    "postgresql://mes:{}@db:port/mes",
+    "postgresql://mes:{}@[::1/mes",
+    "mqtt://mes:{}@broker",
+    "http://mes:{}@broker",
+    "mes:{}@broker",
+    "postgresql:///mes?host=db&password={}&sslmode=require",
+    "postgresql://db/mes?PASSWORD={}",
+    "postgresql://db/mes?sslpassword={}",
+    "host=db user=mes password={} dbname=mes",
+    "host=db password='{} {}' dbname=mes",
+]
+PASSWORDS = st.text(st.characters(codec="ascii", categories=["L", "N"], include_characters=":/@?#%!$"), min_size=4).map(
+    lambda text: f"geheim{text}"
+)
+
+
+@pytest.mark.parametrize("form", SECRETS)
+def test_a_url_is_printed_without_its_password(form: str) -> None:
+    secret = "s3cr3t-w0rd"
+    printed = settings.without_password(form.format(secret, secret))
+    assert secret not in printed
+    for schemes in (DATABASE, BROKER):
+        try:
+            settings.check_url("MES_URL", form.format(secret, secret), schemes)
+        except ConfigError as why:
+            assert secret not in str(why)
+
+
+@pytest.mark.parametrize("form", SECRETS[:6])
+@given(PASSWORDS)
+@example_settings(deadline=None, max_examples=50)
+def test_no_password_between_colon_and_at_is_printed_whatever_it_is(form: str, secret: str) -> None:
+    printed = settings.without_password(form.format(secret))
+    assert "geheim" not in printed
+    assert printed == form.replace(":{}@", "@")
+
+
+@pytest.mark.parametrize("url", ["postgresql://mes@db:5432/mes?sslmode=require", "mqtt://broker:1883", "postgresql:///mes", "", "nonsense"])
+def test_a_url_without_password_is_printed_whole(url: str) -> None:
+    assert settings.without_password(url) == url
+
+
+def test_folders_are_beside_the_code_unless_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    for name, ask, default in (("MES_HOME", settings.home, ".mes"), ("MES_SEEDS", settings.seeds, "seeds")):
+        monkeypatch.delenv(name, raising=False)
+        assert ask() == root / default
+        monkeypatch.setenv(name, "")
+        assert ask() == root / default
+        monkeypatch.setenv(name, str(tmp_path / "there"))
+        assert ask() == tmp_path / "there"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv(name, "here")
+        assert ask() == tmp_path / "here"
+
+
+# --- errors ------------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_apart_by_what_can_be_done() -> None:
+    kinds = [ConfigError, Refused, Unavailable, Rejected]
+    assert all(issubclass(kind, MesError) for kind in kinds)
+    assert not [(a, b) for a in kinds for b in kinds if a is not b and issubclass(a, b)]
+    ours = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MesError)]
+    assert set(ours) == {MesError, *kinds}
+
+
+def test_a_rejection_carries_a_code_to_count_by_and_a_detail_to_read() -> None:
+    why = Rejected("invalid", "result 'ok' is none")
+    assert (why.reason, why.detail, str(why)) == ("invalid", "result 'ok' is none", "result 'ok' is none")
