@@ -82,7 +82,7 @@ def run_once(day: dt.date | None, seed: int, home: Path, seeds: Path | None, dat
                 _explain(stack, str(why))
                 return 1
             seconds = time.monotonic() - began
-            _print_report(stack, day)
+            _print_report(console, stack, day)
             differences = _differences(simulations, figures)
             events = figures.received_of_all() or 0
     finally:
@@ -203,9 +203,10 @@ def _differences(simulations: Sequence[Simulation], figures: Figures) -> list[st
     return found
 
 
-def _print_report(stack: Stack, day: dt.date) -> None:
-    sys.stdout.flush()
-    subprocess.run([sys.executable, "-m", "mes", "report", "daily", "--day", day.isoformat()], env=stack.environment, check=False)
+def _print_report(console: Console, stack: Stack, day: dt.date) -> None:
+    width = {} if console.is_terminal else {"COLUMNS": "150"}  # a file has no width to fit into
+    command = [sys.executable, "-m", "mes", "report", "daily", "--day", day.isoformat()]
+    subprocess.run(command, env={**stack.environment, **width}, check=False)
 
 
 def _explain(stack: Stack, problem: str) -> None:
