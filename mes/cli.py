@@ -150,7 +150,8 @@ def daily(line: str | None, day: dt.datetime | None, most: int, form: str) -> No
     elif rows:
         from rich.console import Console
 
-        Console(width=max(Console().width, 120)).print(present.daily_table(rows))
+        console = Console() if sys.stdout.isatty() else Console(width=140)
+        console.print(present.daily_table(rows, console))
     else:
         click.echo("no production day has events yet" if not day else f"no events on production day {day:%Y-%m-%d}", err=True)
 

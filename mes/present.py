@@ -7,9 +7,13 @@ import datetime as dt
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 Row = Mapping[str, Any]
 
@@ -42,28 +46,43 @@ def as_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def daily_table(rows: Sequence[Row]) -> Any:
-    """Throughput and yield of days as a table for the terminal."""
+def daily_table(rows: Sequence[Row], console: Console) -> Table:
+    """Throughput and yield of days as a table for the terminal; where it is narrow, what matters least is left out."""
+    optional = ["run rate\nGWh a year", "gap", "scrap", "rolled\nthroughput\nyield"]
+    while True:
+        table = _table([_cells(row) for row in rows], optional)
+        if not optional or console.measure(table).maximum <= console.width:
+            return table
+        optional.pop(0)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    rate, gap = row["run_rate_gwh"], row["gap"]
+    return {
+        "line": row["line"],
+        "production\nday": f"{row['production_day']}{'' if row['is_closed'] else ' (open)'}",
+        "good": count(row["good"]),
+        "target": count(row["target"]),
+        "attainment": percent(row["attainment"]),
+        "gap": "–" if gap is None else f"{gap:+,}",
+        "scrap": count(row["scrap"]),
+        "output\nyield": percent(row["output_yield"]),
+        "rolled\nthroughput\nyield": percent(row["rolled_throughput_yield"]),
+        "run rate\nGWh a year": "–" if rate is None else f"{rate:.3f} ({row['run_rate_days_per_year']:.1f} d)",
+    }
+
+
+_ALWAYS = ("line", "production\nday", "good", "target", "attainment", "output\nyield")
+
+
+def _table(rows: Sequence[dict[str, str]], optional: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("line", "production day"):
-        table.add_column(name, no_wrap=True)
-    for name in ("good", "target", "attainment", "gap", "scrap", "output\nyield", "rolled\nthroughput\nyield", "run rate\nGWh a year"):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = [name for name in rows[0] if name in _ALWAYS or name in optional]
+    for name in names:
+        table.add_column(name, justify="left" if name in _ALWAYS[:2] else "right", no_wrap=True)
     for row in rows:
-        rate = row["run_rate_gwh"]
-        table.add_row(
-            row["line"],
-            f"{row['production_day']}{'' if row['is_closed'] else ' (open)'}",
-            count(row["good"]),
-            count(row["target"]),
-            percent(row["attainment"]),
-            "–" if row["gap"] is None else f"{row['gap']:+,}",
-            count(row["scrap"]),
-            percent(row["output_yield"]),
-            percent(row["rolled_throughput_yield"]),
-            "–" if rate is None else f"{rate:.3f} ({row['run_rate_days_per_year']:.1f} d)",
-        )
+        table.add_row(*(row[name] for name in names))
     return table

@@ -206,14 +206,30 @@ def resident_mb(pid: int) -> dict[str, float]:
     out: dict[str, float] = {}
     for one in children(pid):
         try:
-            command = Path(f"/proc/{one}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            name = part_of(one)
             match = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{one}/smaps_rollup").read_text(), re.MULTILINE)
         except OSError:
             continue
-        part = re.search(r"-m (mes \w+|simulators)|(nats-server|postgres)", command)
-        name = next(filter(None, part.groups()), "other") if part else "other"
         out[name] = out.get(name, 0.0) + (int(match[1]) / 1024 if match else 0.0)
     return out
+
+
+def cpu_seconds(pid: int) -> dict[tuple[int, str], float]:
+    """Processor seconds so far of each process of a tree, by (pid, what it is)."""
+    out = {}
+    for one in children(pid):
+        try:
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            out[one, part_of(one)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            continue
+    return out
+
+
+def part_of(pid: int) -> str:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    part = re.search(r"-m (mes \w+|simulators)|(nats-server|postgres)", command)
+    return next(filter(None, part.groups()), "other") if part else "other"
 
 
 def demo(home: str, *words: str) -> subprocess.Popen[bytes]:
@@ -256,8 +272,10 @@ def once() -> None:
         began = time.perf_counter()
         running = demo(home, "--once")
         most: dict[str, float] = {}
+        spent: dict[tuple[int, str], float] = {}
         total = 0.0
         while running.poll() is None:
+            spent |= cpu_seconds(running.pid)
             now = resident_mb(running.pid)
             total = max(total, sum(mb for name, mb in now.items() if name not in ("simulators", "other")))
             most = {name: max(mb, most.get(name, 0.0)) for name, mb in {**most, **now}.items()}
@@ -267,7 +285,8 @@ def once() -> None:
         say(f"  {'all in, from the command to the exit':<44} {time.perf_counter() - began:>9.1f} s, exit {running.returncode}")
         say(f"  {'backend at most (broker, database, services)':<44} {total:>9.0f} MiB")
         for name, mb in sorted(most.items()):
-            say(f"    {name:<42} {mb:>9.0f} MiB")
+            seconds = sum(s for (_, part), s in spent.items() if part == name)
+            say(f"    {name:<42} {mb:>9.0f} MiB {seconds:>9.1f} s of a core")
 
 
 main(sys.argv[1:])
