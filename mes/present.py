@@ -51,7 +51,7 @@ def daily_table(rows: Sequence[Row], console: Console) -> Table:
     optional = ["run rate\nGWh a year", "gap", "scrap", "rolled\nthroughput\nyield"]
     while True:
         table = _table([_cells(row) for row in rows], optional)
-        if not optional or console.measure(table).maximum <= console.width:
+        if not optional or console.measure(table, options=console.options.update(max_width=1000)).maximum <= console.width:
             return table
         optional.pop(0)
 
