@@ -21,7 +21,9 @@ from simulators.stream import Message, Slice, Stream
 
 HOUR: Final = 3600 * TICKS
 _TICK_S: Final = 0.1
-_BULK: Final = 600 * TICKS  # what is further behind goes out as arrays, as from a machine that drains its journal
+# What is further behind goes out as arrays, as from a machine that drains its journal: ten minutes, or five seconds' worth.
+_BULK_S: Final = 600.0
+_BULK_WALL_S: Final = 5.0
 _STALE_DAYS: Final = 3
 _GRACE_S: Final = 0.5
 
@@ -106,7 +108,7 @@ class Runner:
         self.state = choose(options, State.read(self._path) if self._path else None)
         self._save()
         self.end = self.scenario.day_start(self.state.start + dt.timedelta(days=options.days)) if options.days else None
-        self._topics = self.scenario.topics
+        self._bulk = int(max(_BULK_S, min(HOUR / TICKS, _BULK_WALL_S * (options.speed or 0.0))) * TICKS)
         self._say = say
         self.ledger = Ledger(self.scenario)
         self.generated = 0
@@ -200,14 +202,14 @@ class Runner:
         show(self.progress())
 
     def _make(self, until: int) -> tuple[Slice, list[Message]]:
-        bulk = until - self.stream.until >= _BULK
+        bulk = until - self.stream.until >= self._bulk
         part = self.stream.advance(until)
         return part, self.stream.arrays(part) if bulk else self.stream.objects(part)
 
     async def _work(self, publisher: Publisher) -> None:
         """Generate what is due and hand it over; an hour at a time when there is a backlog."""
         zero, began = self.stream.until, time.monotonic()
-        speed = self.options.speed
+        speed, topics = self.options.speed, self.scenario.topics
         while self.end is None or self.stream.until < self.end:
             due = self.stream.until + HOUR if speed is None else zero + int((time.monotonic() - began) * speed * TICKS)
             if self.options.catch_up:
@@ -216,11 +218,11 @@ class Runner:
                 due = min(due, self.end)
             if due > self.stream.until:
                 until = min(due, self.stream.until + HOUR)
-                make = self._make(until) if until - self.stream.until < _BULK else await asyncio.to_thread(self._make, until)
+                make = self._make(until) if until - self.stream.until < self._bulk else await asyncio.to_thread(self._make, until)
                 part, messages = make
                 self._count(part)
-                await publisher.submit([(self._topics[m.machine], m.payload, m.events) for m in messages], until)
-            if due - self.stream.until < _BULK and due != self.end:
+                await publisher.submit([(topics[m.machine], m.payload, m.events) for m in messages], until)
+            if due - self.stream.until < self._bulk and due != self.end:
                 await asyncio.sleep(_TICK_S)
         await publisher.drained()
 
