@@ -202,6 +202,7 @@ def test_a_failing_step_says_why_and_what_to_do(run: Any, checkout: Path) -> Non
     failures = {
         "echo 'ERROR: No matching distribution found for uv'; exit 1": "check the network, or set PIP_INDEX_URL",
         "echo 'error: Failed to fetch: x'; echo '  Caused by: dns error'; exit 2": "check the network, or set PIP_INDEX_URL",
+        "echo 'SSLError: CERTIFICATE_VERIFY_FAILED'; echo 'ERROR: No matching distribution found for uv'; exit 1": "set PIP_CERT",
         "echo 'error: No space left on device'; exit 1": "the disk is full",
         "exit 3": "exit code 3",
     }
