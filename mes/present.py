@@ -22,8 +22,9 @@ def percent(ratio: float | None) -> str:
     """A ratio in percent with two decimals, rounded down: 0.99999 is 99.99 %, only 1 is 100.00 %."""
     if ratio is None:
         return "–"
-    # fifteen digits are what the ratio holds: 0.29 is 29.00 %, though 0.29 * 100 is a little less in binary
-    return f"{math.floor(float(f'{ratio * 1e4:.11g}') if ratio < 0.9999 else ratio * 1e4) / 100:.2f} %"
+    # a ratio holds some fifteen digits: 0.29 is 29.00 %, though 0.29 * 10000 is a little less in binary
+    hundredths = math.floor(float(f"{ratio * 1e4:.11g}"))
+    return f"{(min(hundredths, 9999) if ratio < 1 else hundredths) / 100:.2f} %"
 
 
 def count(n: int | None) -> str:

@@ -282,3 +282,21 @@ def test_what_a_server_says_no_to_is_refused_and_silence_is_unavailable(store: s
         connect(store.rpartition("/")[0] + "/no_such_database")
     with pytest.raises(Unavailable):
         connect("postgresql://mes@127.0.0.1:1/mes")
+
+
+def test_who_may_read_report_and_nothing_else_can_read_every_view(store: str, line: Line) -> None:
+    line.put(GRD, *(event(i) for i in range(1, 11)))
+    while step(store):
+        pass
+    with psycopg.connect(store) as connection:
+        connection.execute("CREATE ROLE dashboard_of_a_test")
+        connection.execute("GRANT USAGE ON SCHEMA report TO dashboard_of_a_test")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA report TO dashboard_of_a_test")
+        connection.execute("SET ROLE dashboard_of_a_test")
+        views = [name for (name,) in connection.execute("SELECT viewname FROM pg_views WHERE schemaname = 'report'")]
+        assert len(views) >= 5
+        for view in views:
+            assert connection.execute(f"SELECT * FROM report.{view}").fetchall()
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT * FROM mes.cell_event")
+        connection.rollback()

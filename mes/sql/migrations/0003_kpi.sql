@@ -75,17 +75,19 @@ COMMENT ON COLUMN kpi.line_day.good IS 'passed the count point, the last station
 
 -- The q-quantile of a histogram with 32 bins an octave: a bin holds the float32 values that share their upper 14 bits.
 -- Interpolated inside the bin, so at most one bin wide off: relative error below 1/32.
-CREATE FUNCTION kpi.bin_edge(bin integer) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT power(2.0::double precision, (bin >> 5) - 127) * (1 + (bin & 31) / 32.0::double precision)
-$$;
+-- Bodies are bound when they are created, so a role that may read `report` and nothing else can use them through its views.
+CREATE FUNCTION kpi.bin_edge(bin integer) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN power(2.0::double precision, (bin >> 5) - 127) * (1 + (bin & 31) / 32.0::double precision);
+
 CREATE FUNCTION kpi.quantile(bins smallint[], n bigint[], q double precision) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
     WITH cumulated AS (
         SELECT bin, count, sum(count) OVER (ORDER BY bin) AS upto, sum(count) OVER () AS total
         FROM unnest(bins, n) AS t (bin, count)
     )
     SELECT kpi.bin_edge(bin) + (kpi.bin_edge(bin + 1) - kpi.bin_edge(bin)) * (q * total - (upto - count)) / count
-    FROM cumulated WHERE upto >= q * total ORDER BY bin LIMIT 1
-$$;
+    FROM cumulated WHERE upto >= q * total ORDER BY bin LIMIT 1;
+END;
 
 CREATE AGGREGATE kpi.product (double precision) (SFUNC = float8mul, STYPE = double precision, INITCOND = '1');

@@ -6,13 +6,14 @@ SELECT
     d.scrap,
     d.good / nullif(d.good + d.scrap, 0)::double precision AS output_yield,
     -- a station of the route without inspected cells leaves the product undefined
-    CASE WHEN y.silent = 0 THEN y.rolled END AS rolled_throughput_yield,
+    CASE WHEN y.stations > 0 AND y.silent = 0 THEN y.rolled END AS rolled_throughput_yield,
     y.first_pass_yield,
     y.silent AS stations_without_inspection
 FROM kpi.line_day d
 JOIN mes.line l USING (line_id)
 CROSS JOIN LATERAL (
     SELECT
+        count(*) AS stations,
         count(*) FILTER (WHERE coalesce(sd.inspected, 0) = 0) AS silent,
         kpi.product(sd.first_pass_good / nullif(sd.inspected, 0)::double precision ORDER BY s.seq) AS rolled,
         max(sd.first_pass_good / nullif(sd.inspected, 0)::double precision) FILTER (WHERE s.is_count_point) AS first_pass_yield
