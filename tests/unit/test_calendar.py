@@ -34,6 +34,7 @@ def utc(text: str) -> dt.datetime:
 @example(utc("2025-11-02T05:30"), "America/New_York", dt.time(1, 30))  # the first of two
 @example(utc("2025-11-02T06:30"), "America/New_York", dt.time(1, 30))  # the second
 @example(utc("2018-11-04T03:00"), "America/Sao_Paulo", dt.time(0))  # no midnight on that day
+@example(utc("2010-11-07T02:45"), "America/St_Johns", dt.time(0))  # clocks went back from 00:01 to 23:01 of the day before
 @example(utc("2005-04-03T10:30"), "Australia/Lord_Howe", dt.time(2))  # half an hour of summer time
 def test_every_instant_lies_in_exactly_one_day(instant: dt.datetime, zone: str, day_start: dt.time) -> None:
     calendar = Calendar(ZoneInfo(zone), day_start)
@@ -128,6 +129,14 @@ def test_a_start_that_comes_twice_counts_the_first_time() -> None:
     calendar = Calendar(ZoneInfo("America/New_York"), dt.time(1, 30))
     assert calendar.bounds(dt.date(2025, 11, 2)) == (utc("2025-11-02T05:30"), utc("2025-11-03T06:30"))
     assert calendar.day_of(utc("2025-11-02T06:30")) == dt.date(2025, 11, 2)
+
+
+def test_a_day_that_has_begun_goes_on_when_the_date_goes_back() -> None:
+    calendar = Calendar(ZoneInfo("America/St_Johns"), dt.time(0))
+    assert calendar.starts_at(dt.date(2010, 11, 7)) == utc("2010-11-07T02:30")
+    again = utc("2010-11-07T02:45")
+    assert again.astimezone(ZoneInfo("America/St_Johns")).date() == dt.date(2010, 11, 6)
+    assert calendar.day_of(again) == dt.date(2010, 11, 7)
 
 
 def test_the_plants_day_begins_at_eight() -> None:

@@ -203,6 +203,14 @@ def test_units_stations_and_buckets_are_apart() -> None:
     np.testing.assert_array_equal(summed(rows).inspected, [[1, 2, 0], [0, 1, 0], [0, 0, 0]])
 
 
+def test_keys_that_meet_in_the_table_are_told_apart() -> None:
+    for unit in range(200):  # of so few rows the table is so small that keys meet
+        pairs = [row(unit=unit + 1), row(unit=unit, station_id=2), row(unit=unit, at=FIRST_US + BUCKET_US)]
+        for other in pairs:
+            assert summed([row(unit=unit), other]).inspected.sum() == 2
+            assert summed([row(unit=unit), other, row(unit=unit), other]).inspected.sum() == 2
+
+
 # --- edges -------------------------------------------------------------------------------------------------------------
 
 
