@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,7 @@ def generate(line: str, start: dt.datetime | None, days: int, seed: int, seeds: 
 
 def main() -> None:
     """Entry point: errors are one line, exit 2; a signal before the run has begun ends it quietly."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli(standalone_mode=False)
     except click.ClickException as why:

@@ -24,13 +24,20 @@ if TYPE_CHECKING:
     def fixed(value: int) -> int: ...
 
 else:
+    import hashlib
+    from pathlib import Path
+
     import numba
     import numpy as np
 
+    # numba notices a change in a kernel's own file, not in a file whose pieces it has inlined: the cache's name holds them all.
+    _SOURCES = ("jit", "draws", "flow", "quality", "encode")
+    _DIGEST = hashlib.sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in _SOURCES)).hexdigest()[:8]
     _FLAGS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
     def kernel(function):
         """Compile for callers in Python: without the GIL, machine code kept on disk."""
+        function.__qualname__ += f"_{_DIGEST}"
         return numba.njit(function, cache=True, **_FLAGS)
 
     def part(function):

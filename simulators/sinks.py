@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     import aiomqtt
 
 WINDOW: Final = 200
+# Backlogs are long messages: a few dozen on their way keep a broker busy, more only cost memory (and paho time, which
+# walks through all of them at each acknowledgement).
+_WINDOW_BYTES: Final = 2 << 20
 _BACK_OFF_S: Final = (0.2, 5.0)
 _KEEPALIVE_S: Final = 20
-_log = logging.getLogger("linesim")
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,13 @@ class _Outgoing:
 class Publisher:
     """One connection that speaks for a line's machines. MQTT 3.1.1, QoS 1.
 
-    At most `window` messages are unacknowledged. When the connection breaks they are sent again, in order and unchanged,
-    on the next one; nothing is dropped. `acked_until` is how far all batches are acknowledged.
+    At most `window` messages, and about 2 MiB of them, are unacknowledged. When the connection breaks they are sent again,
+    in order and unchanged, on the next one; nothing is dropped. `acked_until` is how far all batches are acknowledged.
 
     published, acked     events, redeliveries not counted
     """
 
-    def __init__(self, url: BrokerUrl, client_id: str, window: int = WINDOW, say: Callable[[str], None] = _log.warning) -> None:
+    def __init__(self, url: BrokerUrl, client_id: str, window: int = WINDOW, say: Callable[[str], None] = print) -> None:
         self.url = url
         self.client_id = client_id
         self.published = 0
@@ -86,7 +88,8 @@ class Publisher:
         self.acked_until: int | None = None
         self._say = say
         self._window = window
-        self._room = asyncio.Semaphore(window)
+        self._unacked_bytes = 0
+        self._room = asyncio.Event()
         self._unacked: dict[int, _Outgoing] = {}
         self._number = 0
         self._batches: deque[_Batch] = deque()
@@ -100,10 +103,13 @@ class Publisher:
         batch = _Batch(len(messages), until)
         self._batches.append(batch)
         for topic, payload, events in messages:
-            await self._room.acquire()
+            while len(self._unacked) >= self._window or self._unacked_bytes >= _WINDOW_BYTES:
+                self._room.clear()
+                await self._room.wait()
             self._number += 1
             message = _Outgoing(topic, payload, events, batch)
             self._unacked[self._number] = message
+            self._unacked_bytes += len(payload)
             self._idle.clear()
             self.published += events
             if self._client is not None:
@@ -125,7 +131,8 @@ class Publisher:
         if self._unacked.pop(number, None) is not None:
             self.acked += message.events
             message.batch.open -= 1
-            self._room.release()
+            self._unacked_bytes -= len(message.payload)
+            self._room.set()
             self._mark()
             if not self._unacked:
                 self._idle.set()

@@ -131,7 +131,7 @@ class Stream:
         machines = part.events["machine"]
         order = np.argsort(machines, kind="stable")
         out, ends = self._write(part, order, self._tables, self._bounds)
-        text, cut = out.tobytes(), ends.tolist()
+        text, cut = out.data, ends.tolist()
         borders = [0, *(np.flatnonzero(np.diff(machines[order])) + 1).tolist(), len(order)]
         messages: list[tuple[int, Message]] = []
         for begin, end in pairwise(borders):
@@ -139,7 +139,7 @@ class Stream:
                 stop = min(begin + MAX_BACKLOG, end)
                 while cut[stop] - cut[begin] + 1 > MAX_MESSAGE_BYTES:
                     stop -= 1
-                payload = b"[" + text[cut[begin] : cut[stop] - 1] + b"]"
+                payload = b"".join((b"[", text[cut[begin] : cut[stop] - 1], b"]"))
                 messages.append((int(part.events["t"][order[begin]]), Message(int(machines[order[begin]]), payload, stop - begin)))
                 begin = stop
         messages.sort(key=lambda m: m[0])
