@@ -60,7 +60,7 @@ MESSAGES = st.lists(st.tuples(st.integers(0, 2), PARTS), max_size=8)
 
 
 @given(st.lists(MESSAGES, max_size=4))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_batches_account_for_all_that_came(batches: list[list[tuple[int, list[CellEvent | bytes]]]]) -> None:
     ledger = Ledger()
     seen: set[tuple[int, int, int]] = set()
@@ -214,7 +214,7 @@ def test_equipment_finds_each_machine_and_says_what_it_lacks() -> None:
 
 
 @given(st.text(), st.binary(max_size=60))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_nothing_that_arrives_raises(topic: str, payload: bytes) -> None:
     ledger, batch = Ledger(), Batch()
     batch.add(topic, payload, EQUIPMENT, ledger)

@@ -110,7 +110,7 @@ def test_topic_invalid(text: str) -> None:
 
 
 @given(st.text())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_topic_of_any_text_is_read_back_or_rejected(text: str) -> None:
     for topic in (text, f"{contract.ROOT}/{text}", f"{contract.ROOT}/nanjing/cells/32140-1/{text}"):
         try:
@@ -174,20 +174,20 @@ def good_events(draw: st.DrawFn) -> CellEvent:
 
 
 @given(good_events())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_a_good_event_survives_encoding(event: CellEvent) -> None:
     assert STATION.decode(encode(event)) == ((event,), ())
 
 
 @given(st.lists(good_events(), max_size=6))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_a_backlog_of_good_events_survives_encoding(events: list[CellEvent]) -> None:
     found, rejects = STATION.decode(encode(events))
     assert (list(found), list(rejects)) == (events, [])
 
 
 @given(st.one_of(st.binary(), st.text('[]{},:"\\ 019.eE+-abtnulrfs\x00é\n', max_size=60).map(str.encode)))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_any_bytes_are_accounted_for(payload: bytes) -> None:
     assert_like_the_twin(payload)
     assert_like_the_twin(b"[" + payload + b"]")
@@ -237,13 +237,13 @@ def odd_events(draw: st.DrawFn) -> bytes:
 
 
 @given(odd_events())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_an_odd_event_is_judged_as_the_twin_does(event: bytes) -> None:
     assert_like_the_twin(event)
 
 
 @given(st.lists(odd_events(), min_size=1, max_size=5), st.sampled_from([b",", b", ", b" ,\n"]))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_an_event_in_a_backlog_has_the_same_fate_as_alone(parts: list[bytes], comma: bytes) -> None:
     events, rejects = assert_like_the_twin(b"[" + comma.join(parts) + b"]")
     alone = [STATION.decode(part) for part in parts]
@@ -255,7 +255,7 @@ DAMAGE = st.one_of(st.binary(max_size=2), st.sampled_from([bytes([c]) for c in b
 
 
 @given(st.lists(odd_events(), min_size=1, max_size=4), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_damaged_message_is_judged_as_the_twin_does(parts: list[bytes], data: st.DataObject) -> None:
     payload = b"[" + b",".join(parts) + b"]" if len(parts) > 1 else parts[0]
     for _ in range(data.draw(st.integers(1, 3))):

@@ -101,13 +101,13 @@ def some_rows(draw: st.DrawFn) -> Row:
 
 
 @given(st.lists(some_rows(), max_size=40))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_counts_are_those_of_the_twin(rows: list[Row]) -> None:
     assert_like_the_twin(rows)
 
 
 @given(st.lists(some_rows(), max_size=40), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_any_order_gives_the_same_arrays(rows: list[Row], shuffler: random.Random) -> None:
     shuffled = rows.copy()
     shuffler.shuffle(shuffled)
@@ -116,7 +116,7 @@ def test_any_order_gives_the_same_arrays(rows: list[Row], shuffler: random.Rando
 
 
 @given(st.lists(some_rows(), max_size=40))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_buckets_summed_alone_and_put_together_are_the_whole(rows: list[Row]) -> None:
     whole = summed(rows)
     alone = [summed([r for r in rows if (r.at - FIRST_US) // BUCKET_US == n], FIRST_US + n * BUCKET_US, 1) for n in range(BUCKETS)]
@@ -125,7 +125,7 @@ def test_buckets_summed_alone_and_put_together_are_the_whole(rows: list[Row]) ->
 
 
 @given(st.lists(some_rows(), max_size=40))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_a_bucket_that_is_summed_with_empty_neighbours_adds_up(rows: list[Row]) -> None:
     whole = summed(rows)
     parts = [summed([r for r in rows if (r.at - FIRST_US) // BUCKET_US == n]) for n in range(BUCKETS)]
@@ -134,7 +134,7 @@ def test_a_bucket_that_is_summed_with_empty_neighbours_adds_up(rows: list[Row]) 
 
 
 @given(st.lists(some_rows(), max_size=60))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_the_sums_agree_with_one_another(rows: list[Row]) -> None:
     s = summed(rows)
     assert s.results.sum() == s.histogram.sum() == len(rows)
@@ -240,7 +240,7 @@ def test_the_longest_and_shortest_cycles_have_a_bin(cycle_s: float) -> None:
 
 
 @given(st.floats(2.0**-7, 2.0**25 - 4, width=32))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_a_cycle_lies_between_the_edges_of_its_bin(cycle_s: float) -> None:
     n = int(summed([row(cycle_s=cycle_s)]).histogram[0, 1].argmax())
     assert naive.bin_edge(n) <= cycle_s < naive.bin_edge(n + 1)

@@ -55,7 +55,7 @@ class ReceivedIsASet(RuleBasedStateMachine):
         assert self.received.ranges == ranges_of(self.numbers)
 
 
-ReceivedIsASet.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+ReceivedIsASet.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
 test_received_is_a_set = ReceivedIsASet.TestCase
 
 
@@ -87,7 +87,7 @@ def test_a_row_that_lies_partly_behind_is_left_alone() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2), st.integers(1, 6), st.integers(1, 3)), max_size=40))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_machines_and_boots_are_apart(calls: list[tuple[int, int, int, int]]) -> None:
     ledger, seen = Ledger(), set[tuple[int, int, int]]()
     for machine, boot, seq, n in calls:
