@@ -12,6 +12,7 @@ from functools import partial
 from mes import publish
 from mes.broker import Publisher
 from mes.errors import Unavailable
+from mes.kpi.sums import warm_up
 from mes.store.sums import Rollup
 from mes.tasks import set_within, task_group
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5  # a line is summed at most this often; marks that come in between wait
 SHARE = 0.3  # and the work takes at most about this share of the time, so that ingest keeps its core
+LONGEST_S = 2.0  # but no figure is older than this by choice
 POLL_S = 1.0
 RETRY_S = (0.5, 15.0)
 
@@ -49,6 +51,7 @@ async def _work(database: str, publisher: Publisher | None, stopping: asyncio.Ev
         call = partial(asyncio.get_running_loop().run_in_executor, thread)
         sums: Rollup = await call(Rollup, database)
         try:
+            await call(warm_up)
             while not stopping.is_set():
                 began = clock()
                 done = await call(sums.step)
@@ -60,7 +63,7 @@ async def _work(database: str, publisher: Publisher | None, stopping: asyncio.Ev
                             publisher.set(topic, payload)
                 spent = clock() - began
                 if done:
-                    await set_within(stopping, max(INTERVAL_S - spent, spent / SHARE - spent, 0.0))
+                    await set_within(stopping, max(INTERVAL_S - spent, min(spent / SHARE - spent, LONGEST_S)))
                 else:
                     await call(sums.wait, POLL_S)
         finally:

@@ -93,3 +93,11 @@ def summarise(events: NDArray[np.void], first_us: int, buckets: int, station_ids
     )
     np.maximum.at(sums.last_at, (bucket, station), at)
     return sums
+
+
+def warm_up() -> None:
+    """Load the compiled kernels, or compile them, before there is work: the first time it takes seconds."""
+    ids = np.ones(1, np.int64)
+    event = np.zeros(1, EVENT_DTYPE)
+    event["station_id"] = 1
+    summarise(event, 0, 1, ids, ids)
