@@ -253,7 +253,7 @@ def test_paced_messages_are_single_events_in_order(seeds: Path, embedded_broker:
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize("stop_by", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop_by", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_goes_on_where_it_was(
     seeds: Path, tmp_path: Path, embedded_broker: str, listener: Listener, stop_by: signal.Signals
 ) -> None:
