@@ -95,7 +95,7 @@ def list_lines(seeds: Path | None) -> None:
         machines = sum(s.machines for s in line.station)
         target = f"{plan.cells_per_day:,}" if plan else "-"
         table.add_row(line.path, line.name, line.product, str(len(line.station)), f"{machines:,}", target)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 @cli.command()
