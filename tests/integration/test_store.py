@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,6 +181,25 @@ def test_a_mark_that_stands_does_not_swallow_a_new_one(store: str, line: Line) -
         assert step(store) == 1
         assert value(store, "SELECT good FROM report.daily_throughput") == 1
         slow.commit()
+    assert step(store) == 1
+    assert value(store, "SELECT good FROM report.daily_throughput") == 2
+
+
+def test_rows_that_come_while_a_rollup_works_are_summed_by_the_next(store: str, line: Line) -> None:
+    """Marks are taken before rows are read: what is committed after the reading keeps its mark."""
+    line.put(GRD, event(1))
+    with psycopg.connect(store, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION kpi.dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NULL; END $$;"
+            "CREATE TRIGGER dawdle BEFORE INSERT ON kpi.station_bucket FOR EACH STATEMENT EXECUTE FUNCTION kpi.dawdle()"
+        )
+        rollup = threading.Thread(target=step, args=[store])
+        rollup.start()
+        wait_for(lambda: value(store, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), what="rows read")
+        line.put(GRD, event(2))
+        rollup.join()
+        assert value(store, "SELECT good FROM report.daily_throughput") == 1
+        connection.execute("DROP TRIGGER dawdle ON kpi.station_bucket")
     assert step(store) == 1
     assert value(store, "SELECT good FROM report.daily_throughput") == 2
 
