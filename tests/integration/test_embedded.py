@@ -123,11 +123,12 @@ def test_committed_rows_survive_kill_9_of_the_server(home: Path) -> None:
 
 
 PARENT = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 import psycopg
 from mes.embedded.broker import EmbeddedBroker
 from mes.embedded.postgres import EmbeddedPostgres
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 home, port = Path(sys.argv[1]), int(sys.argv[2])
 with EmbeddedPostgres(home, say=lambda text: None) as server, EmbeddedBroker(home, port, say=lambda text: None) as broker:
     with psycopg.connect(server.url, autocommit=True) as connection:
