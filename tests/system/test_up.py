@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,55 +21,15 @@ import psycopg
 import pytest
 
 from mes.embedded import process
+from tests.plants import small_lines
 
 ROOT = Path(__file__).resolve().parents[2]
-
-STATION = """
-[[station]]
-code = "{code}"
-seq = {seq}
-name = "{code}"
-section = "assembly"
-kind = "discrete"
-cycle_s = {cycle}
-machines = 4
-buffer_after = 50
-plan_oee = 0.9
-mtbf_min = 60
-mttr_min = 3
-rework = {{ max = 1, share = 0.5, success = 0.8 }}
-basis = "test"
-defect = [ {{ code = "{code}1", name = "defect", ppm = 9000 }} ]
-
-[[station.characteristic]]
-name = "force"
-unit = "N"
-nominal = 10
-lsl = 8
-usl = 12
-sigma = 0.4
-distribution = "normal"
-sampling = 1
-sampling_basis = "100%"
-basis = "test"
-"""
-
-
-def make_seeds(folder: Path, cycle_s: float) -> Path:
-    """The real sites, products and targets with lines of three stations and four machines each."""
-    shutil.copytree(ROOT / "seeds", folder)
-    for path in (folder / "lines").glob("*.toml"):
-        head = re.search(r"^\[line\]\n(?:.+\n)+", path.read_text(), re.MULTILINE)
-        assert head is not None
-        stations = [STATION.format(code=code, seq=10 * n, cycle=cycle_s) for n, code in enumerate(("wnd", "asm", "pck"), 1)]
-        path.write_text(head[0] + "".join(stations))
-    return folder
 
 
 @pytest.fixture
 def seeds(tmp_path: Path) -> Path:
     """About 10,000 events a line and day."""
-    return make_seeds(tmp_path / "seeds", 100.0)
+    return small_lines(tmp_path / "seeds", 100.0)
 
 
 def wait_until(happened: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
@@ -316,7 +275,7 @@ def test_demo_once_equals_what_was_simulated(start: Callable[..., Running], seed
 
 
 def test_killing_ingest_in_the_middle_of_a_day_changes_nothing(start: Callable[..., Running], tmp_path: Path) -> None:
-    seeds = make_seeds(tmp_path / "seeds", 20.0)
+    seeds = small_lines(tmp_path / "seeds", 20.0)
     words = ("demo", "--once", "--seeds", str(seeds), "--day", "2026-03-02")
     undisturbed = start(*words)
     assert undisturbed.process.wait(300) == 0, undisturbed.text + undisturbed.errors
