@@ -147,6 +147,17 @@ class CellEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     meas: dict[str, _Reading] = {}
 
 
+class Committed(msgspec.Struct, frozen=True):
+    """How far a machine's events are committed: all of `boot` up to and with `seq`. Retained on `_ledger_v1/committed`.
+
+    seq      0 when nothing of this boot is complete from its first event on
+    """
+
+    boot: Annotated[int, Meta(ge=0, le=_INT32_MAX)]
+    seq: Annotated[int, Meta(ge=0, le=_SEQ_MAX)]
+
+
+decode_committed = msgspec.json.Decoder(Committed).decode
 _decode_one = msgspec.json.Decoder(CellEvent).decode
 _decode_many = msgspec.json.Decoder(list[CellEvent]).decode
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
