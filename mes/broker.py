@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,8 @@ from mes.settings import without_password
 
 log = logging.getLogger(__name__)
 logging.getLogger("mqtt").setLevel(logging.ERROR)  # aiomqtt warns of more than ten calls under way, which is what we want
+
+_AT_ONCE = 100  # retained values on their way
 
 _REFUSED_CODES = {
     1: "protocol version",
@@ -87,9 +90,10 @@ class Session:
     bounded by `limit`, whatever the broker's own caps are.
     """
 
-    def __init__(self, url: str, client_id: str, filters: Sequence[str], limit: int = 8 << 20) -> None:
+    def __init__(self, url: str, client_id: str, filters: Sequence[str], limit: int = 8 << 20, retired: Sequence[str] = ()) -> None:
         self._url = url
         self._filters = filters
+        self._retired = retired
         self._limit = limit
         self._arrived: list[Message] = []
         self._bytes = 0
@@ -112,6 +116,8 @@ class Session:
         self._mqtt._disconnected.add_done_callback(self._on_disconnected)  # noqa: SLF001
         # Not awaited: the SUBACK of a resumed session can sit behind its whole backlog.
         self._paho.subscribe([(pattern, 1) for pattern in self._filters])
+        if self._retired:
+            self._paho.unsubscribe(list(self._retired))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -184,18 +190,34 @@ class Session:
 
 
 class Publisher:
-    """Keeps retained topics at their latest value, over reconnects: what matters is the last value, not each one."""
+    """Keeps retained topics at their latest value: what matters is the last value, not each one.
+
+    Every value is published again on each new connection, since a broker that died may have lost what it retained.
+    """
 
     def __init__(self, url: str, client_id: str) -> None:
         self._url = url
         self._client_id = client_id
-        self._latest: dict[str, bytes] = {}
+        self._values: dict[str, bytes] = {}
+        self._waiting: dict[str, bytes] = {}
         self._some = asyncio.Event()
+        self._none = asyncio.Event()
+        self._none.set()
 
     def set(self, topic: str, payload: bytes) -> None:
-        """Publish `payload`, retained, as soon as may be; an older value of the topic that still waits is replaced."""
-        self._latest[topic] = payload
+        """Publish `payload`, retained, as soon as may be; an older value of the topic that still waits is replaced.
+
+        An empty payload takes the retained value away.
+        """
+        self._values[topic] = self._waiting[topic] = payload
         self._some.set()
+        self._none.clear()
+
+    async def drained(self, within: float) -> bool:
+        """Wait for at most so many seconds until the broker has acknowledged all values; whether it has."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), within)
+        return self._none.is_set()
 
     async def run(self) -> None:
         """Publish until cancelled; a broker that is away is tried again with back-off, one that refuses raises Refused."""
@@ -204,6 +226,7 @@ class Publisher:
             try:
                 async with connected(self._url, client(self._url, identifier=self._client_id)) as mqtt:
                     pause = 0.5
+                    self._waiting = dict(self._values)
                     await self._drain(mqtt)
             except Unavailable as why:
                 log.warning("%s; values wait, trying again in %.0f s", why, pause)
@@ -212,13 +235,31 @@ class Publisher:
 
     async def _drain(self, mqtt: aiomqtt.Client) -> None:
         while True:
-            while self._latest:
-                topic, payload = next(iter(self._latest.items()))
-                await mqtt.publish(topic, payload, qos=1, retain=True)
-                if self._latest.get(topic) is payload:
-                    del self._latest[topic]
+            while self._waiting:
+                some = list(itertools.islice(self._waiting.items(), _AT_ONCE))
+                await asyncio.gather(*(mqtt.publish(topic, payload, qos=1, retain=True) for topic, payload in some))
+                for topic, payload in some:
+                    if self._waiting.get(topic) is payload:
+                        del self._waiting[topic]
+            self._none.set()
             self._some.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._some.wait(), 5.0)
             if mqtt._disconnected.done():  # noqa: SLF001
                 raise Unavailable(f"broker {without_password(self._url)}: disconnected")
+
+
+@contextlib.asynccontextmanager
+async def subscribed(url: str, topic: str) -> AsyncIterator[Callable[[float], Awaitable[bytes | None]]]:
+    """Yields a function that waits at most so many seconds for the next value of a topic, the retained one first."""
+    async with connected(url, client(url)) as mqtt:
+        await mqtt.subscribe(topic, qos=1)
+        messages = aiter(mqtt.messages)
+
+        async def following(within: float) -> bytes | None:
+            try:
+                return bytes((await asyncio.wait_for(anext(messages), within)).payload)
+            except TimeoutError:
+                return None
+
+        yield following

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from mes.cli_ledger import ledger
 from mes.errors import MesError, Unavailable
 
 EXIT_CONFIG, EXIT_UNAVAILABLE = 2, 3
@@ -154,6 +155,9 @@ def daily(line: str | None, day: dt.datetime | None, most: int, form: str) -> No
         console.print(present.daily_table(rows, console))
     else:
         click.echo("no production day has events yet" if not day else f"no events on production day {day:%Y-%m-%d}", err=True)
+
+
+main.add_command(ledger)
 
 
 @main.command()

@@ -42,7 +42,7 @@ _FLOAT32_MAX: Final = 3.4028234e38
 _LEVEL = re.compile(r"[a-z0-9-]{1,40}")
 _NAME = re.compile(r"[a-z0-9_]{1,40}")
 _MACHINE_SCHEMAS = frozenset({"_cell_v1", "_state_v1", "_ledger_v1"})
-_LINE_SCHEMAS = frozenset({"_kpi_v1", "_alert_v1"})
+_LINE_SCHEMAS = frozenset({"_kpi_v1", "_alert_v1", "_ledger_v1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,11 @@ def kpi_topic(site: str, area: str, line: str, name: str) -> str:
     return str(Topic(site, area, line, None, None, "_kpi_v1", name))
 
 
+def holder_topic(site: str, area: str, line: str) -> str:
+    """The retained topic on which the backend that holds a line's session says so."""
+    return str(Topic(site, area, line, None, None, "_ledger_v1", "holder"))
+
+
 def line_filters(site: str, area: str, line: str) -> tuple[str, ...]:
     """The subscriptions of a line's ingest session: its cells, from every machine of every station."""
     return (f"{ROOT}/{site}/{area}/{line}/+/+/_cell_v1/completed",)
@@ -157,7 +162,21 @@ class Committed(msgspec.Struct, frozen=True):
     seq: Annotated[int, Meta(ge=0, le=_SEQ_MAX)]
 
 
+class Holder(msgspec.Struct, frozen=True):
+    """Which backend holds a line's session; said anew every few seconds, retained on the line's `_ledger_v1/holder`.
+
+    database      the database that it commits to; workers that share one also share the lines
+    worker        host and process
+    timestamp_ms  when it was said
+    """
+
+    database: str
+    worker: str
+    timestamp_ms: int
+
+
 decode_committed = msgspec.json.Decoder(Committed).decode
+decode_holder = msgspec.json.Decoder(Holder).decode
 _decode_one = msgspec.json.Decoder(CellEvent).decode
 _decode_many = msgspec.json.Decoder(list[CellEvent]).decode
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode

@@ -47,6 +47,10 @@ class Equipment:
         self.line = line
         self._by_topic = {machine.topic: machine for machine in machines}
 
+    def machines(self) -> Iterable[Machine]:
+        """All machines of the line."""
+        return self._by_topic.values()
+
     def machine(self, topic: str) -> Machine:
         """The machine whose cells are reported on `topic`; Rejected says why there is none."""
         machine = self._by_topic.get(topic)

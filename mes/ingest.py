@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from mes import contract
 from mes.batch import Batch
-from mes.broker import Message, Session
+from mes.broker import Message, Publisher, Session
 from mes.equipment import Line
 from mes.errors import Unavailable
+from mes.marks import INTERVAL_S, WORKER, Holding, Marks, refuse_second_backend
 from mes.store.events import Writer, active_lines
 from mes.tasks import set_within, task_group, unless
 
@@ -26,12 +29,13 @@ log = logging.getLogger(__name__)
 BATCH_BYTES = 2 << 20  # the size that closes a batch: some 8,000 events
 LINGER_S = 0.02  # the age that closes a batch: how long its first message waits for company
 LEASE_RETRY_S = 1.0
+LAST_MARKS_S = 1.0  # for the marks of the last batch, when the worker is to stop
 PLANT_CHECK_S = 2.0
 RETRY_S = (0.5, 15.0)  # first and longest pause before beginning anew
 
 
 async def ingest_line(line: Line, database: str, broker: str, draining: asyncio.Event) -> None:
-    """Hold the line's lease and session until `draining` is set; then commit and ack what was taken, and return."""
+    """Hold the line's lease and session until `draining` is set; then commit, ack and mark what was taken, and return."""
     with ThreadPoolExecutor(1, f"store {line.path}") as thread:  # one connection, one thread: calls and close never overlap
         store_call = partial(asyncio.get_running_loop().run_in_executor, thread)
         store: Writer = await store_call(Writer.open, database, line)
@@ -39,38 +43,63 @@ async def ingest_line(line: Line, database: str, broker: str, draining: asyncio.
             while not await store_call(store.acquire):
                 if await set_within(draining, LEASE_RETRY_S):
                     return
-            equipment = await store_call(store.equipment)
-            ledger = await store_call(store.ledger)
-            filters = contract.line_filters(line.site, line.area, line.code)
-            async with Session(broker, contract.session_id(line.site, line.code), filters) as session:
-                log.info("line %s: lease and session held", line.path)
-                filled: asyncio.Queue[tuple[Batch, list[Message]] | None] = asyncio.Queue(1)
-
-                async def decode() -> None:
-                    while (messages := await unless(draining, session.receive(BATCH_BYTES, LINGER_S))) is not None:
-                        batch = Batch()
-                        for message in messages:
-                            batch.add(message.topic, message.payload, equipment, ledger)
-                        await filled.put((batch, messages))
-                    await filled.put(None)
-
-                async def commit() -> None:
-                    while (taken := await filled.get()) is not None:
-                        batch, messages = taken
-                        await store_call(store.commit, batch)
-                        session.ack(messages)
-                        _say(line, batch)
-
-                async def announce() -> None:
-                    await unless(draining, session.established.wait())
-                    await store_call(store.announce)
-
-                async with task_group() as tasks:
-                    tasks.create_task(announce(), name=f"announce {line.path}")
-                    tasks.create_task(decode(), name=f"decode {line.path}")
-                    tasks.create_task(commit(), name=f"commit {line.path}")
+            await _flow(line, store, store_call, broker, draining)
         finally:
             await store_call(store.close)
+
+
+async def _flow(line: Line, store: Writer, store_call: Callable[..., Awaitable[Any]], broker: str, draining: asyncio.Event) -> None:
+    """With the lease in hand: messages become batches, batches are committed, then acked, then marked."""
+    identity = await store_call(store.database)
+    await refuse_second_backend(broker, line, identity)
+    equipment = await store_call(store.equipment)
+    ledger = await store_call(store.ledger)
+    filters = contract.line_filters(line.site, line.area, line.code)
+    retired = [old for old in await store_call(store.session_filters) if old not in filters]
+    publisher = Publisher(broker, f"mes-marks-{line.site}-{line.code}-{WORKER}")
+    marks, holding = Marks(equipment, publisher), Holding(line, identity, publisher)
+    filled: asyncio.Queue[tuple[Batch, list[Message]] | None] = asyncio.Queue(1)
+    drained = asyncio.Event()
+
+    async with Session(broker, contract.session_id(line.site, line.code), filters, retired=retired) as session:
+        log.info("line %s: lease and session held", line.path)
+
+        async def decode() -> None:
+            while (messages := await unless(draining, session.receive(BATCH_BYTES, LINGER_S))) is not None:
+                batch = Batch()
+                for message in messages:
+                    batch.add(message.topic, message.payload, equipment, ledger)
+                await filled.put((batch, messages))
+            await filled.put(None)
+
+        async def commit() -> None:
+            while (taken := await filled.get()) is not None:
+                batch, messages = taken
+                await store_call(store.commit, batch)
+                session.ack(messages)
+                marks.sent(batch)
+                _say(line, batch)
+            drained.set()
+
+        async def mark() -> None:
+            going_on = True
+            while going_on:
+                holding.renew()
+                marks.tell(await store_call(store.marks))
+                going_on = not await set_within(drained, INTERVAL_S)
+            marks.tell(await store_call(store.marks))
+            holding.end()
+            await publisher.drained(LAST_MARKS_S)
+            publishing.cancel()
+
+        async def announce() -> None:
+            await unless(draining, session.established.wait())
+            await store_call(store.announce, filters)
+
+        async with task_group() as tasks:
+            publishing = tasks.create_task(publisher.run(), name=f"publish {line.path}")
+            for work in (decode, commit, mark, announce):
+                tasks.create_task(work(), name=f"{work.__name__} {line.path}")
 
 
 async def ingest(database: str, broker: str, draining: asyncio.Event, only: frozenset[str] = frozenset()) -> None:

@@ -57,6 +57,22 @@ def daily_table(rows: Sequence[Row], console: Console) -> Table:
         optional.pop(0)
 
 
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A plain table on stdout: numbers to the right, whole cells where the output is no terminal."""
+    import sys
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in zip(head, rows[0], strict=True):
+        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(count(value) if isinstance(value, int) else str(value) for value in row))
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+
+
 def _cells(row: Row) -> dict[str, str]:
     rate, gap = row["run_rate_gwh"], row["gap"]
     return {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,7 +29,7 @@ RETRY_S = (0.5, 15.0)
 
 async def rollup(database: str, broker: str | None, stopping: asyncio.Event) -> None:
     """Keep the sums true and, with a broker, the retained topics too, until `stopping` is set."""
-    publisher = Publisher(broker, "mes-rollup") if broker else None
+    publisher = Publisher(broker, f"mes-rollup-{socket.gethostname()}-{os.getpid()}") if broker else None
     async with task_group() as tasks:
         publishing = tasks.create_task(publisher.run(), name="publish") if publisher else None
         pause = RETRY_S[0]

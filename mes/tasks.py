@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 from mes.errors import Unavailable
 
 T = TypeVar("T")
+
+STOP_WITHIN_S = 4.5
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -47,9 +54,23 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         working.cancel()
 
 
-def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set, for services that stop gracefully."""
+def stop_on_signals(within: float = STOP_WITHIN_S) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set, for services that stop gracefully; who has not ended after so many seconds
+    ends all the same. That loses nothing: what is not committed is not acked."""
     stopping = asyncio.Event()
+
+    def leave() -> None:
+        log.warning("not everything under way could be finished within %.1f s: it will come again", within)
+        logging.shutdown()
+        os._exit(0)
+
+    def stop() -> None:
+        if not stopping.is_set():
+            stopping.set()
+            last = threading.Timer(within, leave)  # a thread: a call that hangs may hold the loop
+            last.daemon = True
+            last.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     return stopping

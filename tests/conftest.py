@@ -80,6 +80,13 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def mosquitto_of_mine(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A Mosquitto for one test, which may kill it."""
+    with Mosquitto(tmp_path / "mosquitto") as broker:
+        yield broker
+
+
+@pytest.fixture
 def database(embedded_databases: Databases) -> str:
     """URL of a fresh database on the embedded server."""
     return embedded_databases()

@@ -142,6 +142,12 @@ class Mosquitto:
             )
         wait_for(lambda: accepts(self.port), what="Mosquitto")
 
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
     def __enter__(self) -> Mosquitto:
         self.start()
         return self

@@ -23,7 +23,12 @@ GROUP BY s.station_id
 
 -- name: announce_session
 -- From now on the broker keeps what is published for this line.
-INSERT INTO mes.line_session (line_id) VALUES (%s) ON CONFLICT (line_id) DO UPDATE SET established_at = now()
+INSERT INTO mes.line_session (line_id, filters) VALUES (%s, %s)
+ON CONFLICT (line_id) DO UPDATE SET established_at = now(), filters = EXCLUDED.filters
+
+-- name: session_filters
+-- What the line's session was last known to subscribe to.
+SELECT unnest(filters) FROM mes.line_session WHERE line_id = %s
 
 -- name: lines_without_session
 -- Lines whose machines should still wait.
@@ -42,6 +47,52 @@ INSERT INTO mes.machine_ledger AS g (machine_id, boot, received, duplicates)
 SELECT * FROM unnest(%s::integer[], %s::integer[], %s::int8multirange[], %s::bigint[])
 ON CONFLICT (machine_id, boot) DO UPDATE
 SET received = g.received + EXCLUDED.received, duplicates = g.duplicates + EXCLUDED.duplicates
+
+-- name: database
+-- Where this database is, as a person would look for it, and which one it is.
+SELECT coalesce(host(inet_server_addr()), 'local') || ':' || current_setting('port') || '/' || current_database() || ' (' || installation_id || ')'
+FROM mes.installation
+
+-- name: marks
+-- How far each machine of a line is committed without a gap, in its highest boot; 0 where that begins with a gap.
+SELECT m.machine_id, g.boot, coalesce((SELECT upper(r) - 1 FROM unnest(g.received + g.closed) AS r WHERE lower(r) = 1), 0)
+FROM mes.station s JOIN mes.machine m USING (station_id)
+CROSS JOIN LATERAL (
+    SELECT boot, received, closed FROM mes.machine_ledger WHERE machine_id = m.machine_id ORDER BY boot DESC LIMIT 1
+) g
+WHERE s.line_id = %s
+
+-- name: machine_gaps
+-- Sequence numbers up to the highest received that are neither received nor closed.
+SELECT l.path || '/' || s.code || '/' || m.code, g.boot, r
+FROM mes.machine_ledger g JOIN mes.machine m USING (machine_id) JOIN mes.station s USING (station_id) JOIN mes.line l USING (line_id)
+CROSS JOIN LATERAL unnest(int8multirange(int8range(1, upper(g.received))) - g.received - g.closed) AS r
+WHERE (%(line)s::text IS NULL OR l.path = %(line)s) AND NOT isempty(g.received)
+ORDER BY l.path, s.seq, m.code, g.boot, r
+
+-- name: machine_by_path
+-- The machine that a path of codes names.
+SELECT m.machine_id FROM mes.machine m JOIN mes.station s USING (station_id) JOIN mes.line l USING (line_id)
+WHERE l.path || '/' || s.code || '/' || m.code = %s
+
+-- name: received_by_boot
+-- What one boot of a machine has delivered, and what of it is closed; locked until the transaction ends.
+SELECT received, closed FROM mes.machine_ledger WHERE machine_id = %s AND boot = %s FOR UPDATE
+
+-- name: close_gap
+-- From now on nobody waits for these.
+UPDATE mes.machine_ledger SET closed = closed + %(seqs)s WHERE machine_id = %(machine)s AND boot = %(boot)s
+
+-- name: record_closing
+-- Who closed what, and why.
+INSERT INTO mes.gap_closing (machine_id, boot, seqs, why) VALUES (%(machine)s, %(boot)s, %(seqs)s, %(why)s)
+
+-- name: closings
+-- Gaps closed by hand, newest first.
+SELECT l.path || '/' || s.code || '/' || m.code, c.boot, c.seqs::text, c.why, c.closed_by, c.closed_at
+FROM mes.gap_closing c JOIN mes.machine m USING (machine_id) JOIN mes.station s USING (station_id) JOIN mes.line l USING (line_id)
+WHERE %(line)s::text IS NULL OR l.path = %(line)s
+ORDER BY c.closing_id DESC
 
 -- name: mark_buckets
 -- Buckets whose rows this transaction changes.

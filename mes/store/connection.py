@@ -51,7 +51,8 @@ def connect(url: str, *, autocommit: bool = True, application: str = "mes") -> C
             autocommit=autocommit,
             application_name=application,
             connect_timeout=10,
-            options="-c timezone=UTC -c datestyle=ISO",
+            # The server, too, gives up a client that has vanished within ten seconds or so, and with it the client's lease.
+            options="-c timezone=UTC -c datestyle=ISO -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2",
             tcp_user_timeout=15_000,  # a link that is cut without a word is an error after 15 s
             keepalives_idle=10,
             keepalives_interval=5,

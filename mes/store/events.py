@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import psycopg
@@ -65,10 +66,21 @@ class Writer:
             row = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LEASE, self.line.line_id]).fetchone()
         return bool(row and row[0])
 
-    def announce(self) -> None:
-        """Note that the broker keeps the line's session: machines may publish, nothing will be missed."""
+    def announce(self, filters: Sequence[str]) -> None:
+        """Note that the broker keeps the line's session with these filters: machines may publish, nothing will be missed."""
         with translated(self._url):
-            self._connection.execute(queries()["announce_session"], [self.line.line_id])
+            self._connection.execute(queries()["announce_session"], [self.line.line_id, list(filters)])
+
+    def session_filters(self) -> list[str]:
+        """The filters of the line's session when it was last announced."""
+        with translated(self._url):
+            return [row[0] for row in self._connection.execute(queries()["session_filters"], [self.line.line_id])]
+
+    def database(self) -> str:
+        """A name that tells this database from any other: where it is, and the number that it was given when it was made."""
+        with translated(self._url):
+            row = self._connection.execute(queries()["database"]).fetchone()
+        return str(row[0]) if row else ""
 
     def equipment(self) -> Equipment:
         """The line's machines as they are seeded now."""
@@ -86,6 +98,11 @@ class Writer:
         with translated(self._url):
             rows = self._connection.execute(queries()["ledger"], [self.line.line_id]).fetchall()
         return Ledger({(machine_id, boot): Received((r.lower, r.upper) for r in ranges) for machine_id, boot, ranges in rows})
+
+    def marks(self) -> list[tuple[int, int, int]]:
+        """(machine id, highest boot, sequence number up to which all of that boot is committed or closed) of the line."""
+        with translated(self._url):
+            return self._connection.execute(queries()["marks"], [self.line.line_id]).fetchall()
 
     def commit(self, batch: Batch) -> int:
         """Store a batch: rows, ledger, marks and quarantine in one transaction. Returns how many rows it added.
