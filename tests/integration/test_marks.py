@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import paho.mqtt.client as paho
 import psycopg
 
 from mes import contract
+from mes.broker import Publisher
 from tests.pipeline import GRD, WND, Gateway, environment, event, rows, service, sessions_held, subscriber, value
 from tests.servers import Mosquitto, wait_for
 
@@ -124,24 +126,23 @@ def test_a_new_worker_says_what_the_one_before_it_had_no_time_to_say(parts: Part
         marked(marks, 1, 10)
 
 
-def test_a_broker_that_has_forgotten_the_marks_is_told_them_again(database: str, mosquitto_of_mine: Mosquitto) -> None:
+def test_a_broker_that_has_forgotten_what_it_retained_is_told_again(mosquitto_of_mine: Mosquitto) -> None:
     broker = mosquitto_of_mine
-    with service("ingest", database, broker.url):
-        sessions_held(database)
-        with Gateway(broker.url) as gateway, subscriber(broker.url, MARKS) as marks:
-            gateway.backlog(WND, [event(i) for i in range(1, 11)])
-            marked(marks, 1, 10)
+
+    async def run() -> None:
+        publisher = Publisher(broker.url, "publisher")
+        running = asyncio.create_task(publisher.run())
+        for topic in ("a/1", "a/2"):
+            publisher.set(topic, b"7")
+        assert await publisher.drained(30)
         broker.kill()
         (broker.folder / "mosquitto.db").unlink(missing_ok=True)
-        broker.start()
-        wait_for(lambda: _retained(broker.url) == {"boot": 1, "seq": 10}, 60, "mark at the new broker")
+        await asyncio.to_thread(broker.start)
+        with subscriber(broker.url, "a/+") as topics:
+            await asyncio.to_thread(wait_for, lambda: topics == {"a/1": 7, "a/2": 7}, 60, "values at the new broker")
+        running.cancel()
 
-
-def _retained(broker: str) -> Any:
-    with subscriber(broker, MARKS) as marks:
-        with contextlib.suppress(AssertionError):
-            wait_for(lambda: MARK in marks, 1)
-        return marks.get(MARK)
+    asyncio.run(run())
 
 
 def test_a_gap_that_nobody_will_fill_is_closed_by_hand_and_recorded(parts: Parts) -> None:
@@ -187,6 +188,9 @@ def test_a_second_backend_with_a_database_of_its_own_is_refused_and_takes_nothin
         gateway.cells(WND, [event(i) for i in range(2, 11)])
         marked(marks, 1, 10)
     assert value(other, "SELECT count(*) FROM mes.cell_event") == 0
+    with heard(broker, contract.holder_topic("nanjing", "cells", "32140-1")) as holder:
+        threading.Event().wait(1.0)
+        assert holder == []  # who stops says so
     with (
         service("ingest", other, broker),
         Gateway(broker) as gateway,
