@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Databases
-from tests.pipeline import GRD, Gateway, event, service, sessions_held, value
+from tests.pipeline import GRD, WND, Gateway, event, service, sessions_held, value
 from tests.plants import small_lines
 from tests.servers import free_port, missing, wait_for
 
 BLOCKS = dict(re.findall(r"<!-- block: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
-TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "publish", "seed"}
+TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "publish", "gaps", "seed"}
 
 
 class Plant:
@@ -135,8 +135,8 @@ def test_subscribe(counting: Plant, tmp_path: Path) -> None:
         running.communicate(timeout=10)
 
 
-def test_servers(counting: Plant, tmp_path: Path, embedded_databases: Databases) -> None:
-    mine = Plant(embedded_databases(), counting.broker)
+def test_servers(tmp_path: Path, embedded_databases: Databases, mosquitto: str) -> None:
+    mine = Plant(embedded_databases(), mosquitto)
     running = mine.start("servers", tmp_path / "home", MES_SEEDS=str(small_lines(tmp_path / "seeds", 100.0)))
     until(running, "psql")
     ctrl_c(running)
@@ -149,6 +149,14 @@ def test_publish(counting: Plant, tmp_path: Path) -> None:
         lambda: value(counting.database, "SELECT count(*) FROM mes.cell_event WHERE unit = 'NJ1-26K22-0001234'") == 1,
         what="the cell stored",
     )
+
+
+def test_gaps(counting: Plant, tmp_path: Path) -> None:
+    with Gateway(counting.broker) as gateway:
+        gateway.cells(WND, [event(i) for i in range(18842, 18845)])
+    wait_for(lambda: value(counting.database, "SELECT count(*) FROM mes.cell_event WHERE seq = 18844") == 1, what="the cells stored")
+    output = counting.run("gaps", tmp_path / "home", MES_DATABASE_URL=counting.database)
+    assert "closed 18841 of machine nanjing/cells/32140-1/wnd/01, boot 1" in output
 
 
 def test_seed(counting: Plant, tmp_path: Path) -> None:
