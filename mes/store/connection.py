@@ -19,20 +19,13 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# What waiting cannot mend: who we are, what we may do, what is there.
-_FINAL = (
-    pg.InvalidPassword,
-    pg.InvalidAuthorizationSpecification,
-    pg.InvalidCatalogName,
-    pg.InsufficientPrivilege,
-    pg.UndefinedTable,
-    pg.UndefinedColumn,
-    pg.UndefinedFunction,
-    pg.InvalidSchemaName,
-)
+# What passes by itself or when someone makes room, by SQLSTATE or its class: the server goes, starts or is full, two
+# transactions were in each other's way, a standby has not taken over yet. All else is Refused.
+_PASSES = ("08", "25006", "25P03", "40", "53", "55006", "55P03", "57014", "57P01", "57P02", "57P03", "57P05", "58")
+# A connection that was not made has no SQLSTATE, only the words of libpq or of the server.
 _FINAL_TEXT = re.compile(
     r"password authentication failed|no password supplied|no pg_hba.conf entry|does not exist"
-    r"|could not translate host name|failed to resolve host"
+    r"|could not translate host name|failed to resolve host|certificate verify failed|server does not support SSL"
 )
 _HINTS = {
     pg.UndefinedTable: "run `mes migrate`",
@@ -43,6 +36,14 @@ _HINTS = {
 }
 
 
+# The server, too, gives up a client that has vanished within ten seconds or so, and with it the client's lease: by
+# keepalives where it waits for the client, by the user timeout where the client has not taken its last answer.
+_OPTIONS = (
+    "-c timezone=UTC -c datestyle=ISO"
+    " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2 -c tcp_user_timeout=9000"
+)
+
+
 def connect(url: str, *, autocommit: bool = True, application: str = "mes") -> Connection:
     """Open a connection in UTC; Unavailable if the server does not answer, Refused if it says no."""
     with translated(url):
@@ -51,8 +52,7 @@ def connect(url: str, *, autocommit: bool = True, application: str = "mes") -> C
             autocommit=autocommit,
             application_name=application,
             connect_timeout=10,
-            # The server, too, gives up a client that has vanished within ten seconds or so, and with it the client's lease.
-            options="-c timezone=UTC -c datestyle=ISO -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2",
+            options=_OPTIONS,
             tcp_user_timeout=15_000,  # a link that is cut without a word is an error after 15 s
             keepalives_idle=10,
             keepalives_interval=5,
@@ -72,13 +72,15 @@ def translated(url: str = "") -> Iterator[None]:
 def _translate(why: psycopg.Error, url: str) -> MesError:
     text = " ".join(str(why).split()) or type(why).__name__
     where = f"database {without_password(url)}: " if url else "database: "
-    final = isinstance(why, _FINAL) or _FINAL_TEXT.search(text) is not None
-    if final:
-        hint = next((h for kind, h in _HINTS.items() if isinstance(why, kind)), "check MES_DATABASE_URL")
-        return Refused(f"{where}{text}; {hint}")
-    if isinstance(why, psycopg.OperationalError | psycopg.InterfaceError):
+    if why.sqlstate is not None:
+        passes = why.sqlstate.startswith(_PASSES)
+    else:
+        passes = isinstance(why, psycopg.OperationalError | psycopg.InterfaceError) and _FINAL_TEXT.search(text) is None
+    if passes:
         return Unavailable(f"{where}{text}")
-    return Refused(f"{where}{text}")
+    at_the_door = why.sqlstate is None or why.sqlstate.startswith(("28", "3D"))
+    hint = "check MES_DATABASE_URL" if at_the_door else next((hint for kind, hint in _HINTS.items() if isinstance(why, kind)), "")
+    return Refused(f"{where}{text}; {hint}" if hint else f"{where}{text}")
 
 
 @functools.cache
