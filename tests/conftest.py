@@ -97,3 +97,34 @@ def parts(request: pytest.FixtureRequest) -> tuple[str, str]:
     """(database URL, broker URL): the embedded parts, then Debian's PostgreSQL and Mosquitto."""
     databases, broker = {"embedded": ("embedded_databases", "embedded_broker"), "debian": ("debian_databases", "mosquitto")}[request.param]
     return request.getfixturevalue(databases)(), request.getfixturevalue(broker)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-seed", type=int, default=1, help="draws the moments at which the tests break things")
+
+
+@pytest.fixture
+def fault_seed(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--fault-seed"))
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[object], None]:
+    """Says a line at the end of the run, also where the test passes."""
+    return lambda line: request.node.user_properties.append(("account", str(line)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tests that count say what they have counted, also when they pass."""
+    told = [
+        (report.nodeid.partition("::")[2], line)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, line in report.user_properties
+        if name == "account"
+    ]
+    if told:
+        terminalreporter.section("accounts")
+        for test, line in told:
+            terminalreporter.write_line(f"{test}: {line}")

@@ -23,7 +23,7 @@ STANDARD_PORT: Final = 1883
 
 # What a session may hold unacked. 512 messages of at most 64 KiB are 32 MiB: below the 64 MB at which NATS cuts a
 # client off as a slow consumer (2,048 did that), and 131,000 events, which ingest commits well within `ack_wait`,
-# after which NATS sends again. (Above 32,767 NATS refuses wildcard subscriptions.)
+# after which NATS sends again, to a worker that has taken over as well. (Above 32,767 NATS refuses wildcard subscriptions.)
 MAX_ACK_PENDING: Final = 512
 
 _CONNECT: Final = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00"  # MQTT 3.1.1, clean session, no client id
@@ -34,7 +34,7 @@ port: -1                      # NATS' own protocol cannot be switched off: a ran
 authorization {{ users: [ {{ user: "machine", password: "machine", allowed_connection_types: ["MQTT"] }} ] }}
 max_payload: 1MB
 jetstream {{ store_dir: "store", max_memory_store: 64MB, max_file_store: {room} }}
-mqtt {{ host: "127.0.0.1", port: {port}, no_auth_user: "machine", ack_wait: "10s", max_ack_pending: {pending} }}
+mqtt {{ host: "127.0.0.1", port: {port}, no_auth_user: "machine", ack_wait: "8s", max_ack_pending: {pending} }}
 """
 
 
