@@ -64,9 +64,10 @@ Tell = Callable[[object], None]
 @pytest.mark.parametrize("seed", range(1, 21))
 def test_kill_of_ingest(grounds: Grounds, tell: Tell, seed: int) -> None:
     ground, draw = grounds("mosquitto" if seed % 5 else "embedded"), random.Random(seed)
-    fleet = ground.plant.run_machines(draw.randint(40, 150), draw.choice([800, 2000, 5000]))
+    events, rate = draw.choice([(50, 800), (150, 2500), (400, 8000)])  # a second and a half of load
+    fleet = ground.plant.run_machines(events, rate)
     fleet.has_sent(1)
-    time.sleep(draw.uniform(0, 1.2))
+    time.sleep(draw.uniform(0, 1))
     ground.kill("ingest")()
     recovered = ground.plant.recovers()
     tell(f"{ground.plant.settle()} (committing again after {recovered:.1f} s)")
