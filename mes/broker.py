@@ -162,7 +162,8 @@ class Session(asyncio.Protocol):
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.write(mqtt.DISCONNECT)
                 if self._transport.can_write_eof():
-                    self._transport.write_eof()
+                    with contextlib.suppress(OSError):  # the connection broke, and the loop has not told yet
+                        self._transport.write_eof()
                 self._transport.resume_reading()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closed.wait(), _LEAVE_S)

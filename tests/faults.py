@@ -172,13 +172,18 @@ class Plant:
             return row and row[0]
 
     def recovers(self) -> float:
-        """Seconds until something is committed that was not; 0 when all that will ever be sent is."""
+        """Seconds until each line has committed something that it had not; 0 when all that will ever be sent is committed."""
         began = time.monotonic()
-        count = "SELECT count(*) + 1 FROM mes.cell_event"
-        before = wait_for(lambda: self.ask(count), PATIENCE_S, "the database")
-        if before > sum(map(len, self.sent.values())):
+        query = "SELECT array[0, 0] || array_agg(n) FROM (SELECT line_id, count(*) AS n FROM mes.cell_event GROUP BY line_id ORDER BY 1) x"
+        before = wait_for(lambda: self.ask(query), PATIENCE_S, "the database")
+        if sum(before) == sum(map(len, self.sent.values())):
             return 0.0
-        wait_for(lambda: (self.ask(count) or 0) > before, PATIENCE_S, "a commit")
+
+        def went_on() -> bool:
+            now = self.ask(query)
+            return now is not None and all(n > was for n, was in zip(now[-2:], before[-2:], strict=True))
+
+        wait_for(went_on, PATIENCE_S, "commits of both lines")
         return time.monotonic() - began
 
     def settle(self, acked: int = 0) -> account.Account:

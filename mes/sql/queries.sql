@@ -49,9 +49,8 @@ ON CONFLICT (machine_id, boot) DO UPDATE
 SET received = g.received + EXCLUDED.received, duplicates = g.duplicates + EXCLUDED.duplicates
 
 -- name: database
--- Where this database is, as a person would look for it, and which one it is.
-SELECT coalesce(host(inet_server_addr()), 'local') || ':' || current_setting('port') || '/' || current_database() || ' (' || installation_id || ')'
-FROM mes.installation
+-- Which database this is, by whatever address it is reached: its name, its server, and what tells a copy on another server.
+SELECT current_database() || ' (' || system_identifier || ', ' || installation_id || ')' FROM mes.installation, pg_control_system()
 
 -- name: marks
 -- How far each machine of a line is committed without a gap, in its highest boot; 0 where that begins with a gap.

@@ -36,11 +36,11 @@ _HINTS = {
 }
 
 
-# The server, too, gives up a client that has vanished within ten seconds or so, and with it the client's lease: by
+# The server, too, gives up a client that has vanished within eight seconds, and with it the client's lease: by
 # keepalives where it waits for the client, by the user timeout where the client has not taken its last answer.
 _OPTIONS = (
     "-c timezone=UTC -c datestyle=ISO"
-    " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2 -c tcp_user_timeout=9000"
+    " -c tcp_keepalives_idle=4 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2 -c tcp_user_timeout=8000"
 )
 
 

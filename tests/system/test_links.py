@@ -6,16 +6,18 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from mes import contract
 from tests import fleet
-from tests.faults import PATIENCE_S, Broker, Database, Plant, port_of, through
+from tests.faults import PATIENCE_S, Broker, Database, Databases, Plant, port_of, through
+from tests.island import Island
 from tests.pipeline import Gateway
 from tests.proxy import BOTH, Proxy
-from tests.servers import wait_for
+from tests.servers import Mosquitto, free_port, wait_for
 
 Make = Callable[..., tuple[Plant, Broker]]
 Tell = Callable[[object], None]
@@ -83,6 +85,47 @@ def test_the_database_is_away_under_load(make_plant: Make, tell: Tell, server: D
         server.start()
     recovered = plant.recovers()
     tell(f"{plant.settle()} (8 s; committing again after {recovered:.1f} s)")
+
+
+SLOW_FOR_THE_ISLAND = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN IF host(inet_client_addr()) = '{there}' THEN PERFORM pg_sleep(2); END IF; RETURN NULL; END $$;
+CREATE TRIGGER slow BEFORE INSERT ON mes.dirty_bucket FOR EACH STATEMENT EXECUTE FUNCTION slow()
+"""
+
+
+@pytest.mark.parametrize("moment", ["any", "the server answers"])
+def test_a_worker_behind_a_cut_cable_is_replaced(tell: Tell, tmp_path: Path, moment: str) -> None:
+    """No side is told of the cut. A server whose answer is not taken sends no keepalives: it needs its user timeout."""
+    if why := Island.refused():
+        tell(f"not run, this machine gives us no network of our own: {why}")
+        return
+    with (
+        Island() as island,
+        Database(tmp_path / "server", settings={"listen_addresses": f"127.0.0.1,{island.here}"}) as server,
+        Mosquitto(tmp_path / "mosquitto", f"listener {(port := free_port())} {island.here}\n") as broker,
+    ):
+        databases = Databases(server, tmp_path)
+        with (server.data / "pg_hba.conf").open("a") as hba:
+            hba.write(f"host all all {island.there}/32 scram-sha-256\n")
+        with Plant(tmp_path / "plant", databases.new(), broker.url, databases.seeds) as plant:
+            plant.ask("SELECT pg_reload_conf()")
+            at_server, at_broker = through(plant.database, server.port, island.here), through(broker.url, port, island.here)
+            plant.start("ingest-1", database=at_server, broker=at_broker, prefix=island.inside)
+            plant.sessions_held()
+            plant.start("ingest-2", "rollup")
+            if moment == "the server answers":
+                with psycopg.connect(plant.database) as connection:
+                    connection.execute(SLOW_FOR_THE_ISLAND.format(there=island.there).encode())
+            plant.run_machines(250, 400).has_sent(200)
+            if moment == "the server answers":
+                wait_for(
+                    lambda: plant.ask("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), PATIENCE_S, "a batch under way"
+                )
+            island.cut()
+            replaced = plant.recovers()
+            island.heal()
+            tell(f"{plant.settle()} (another worker had committed for both lines {replaced:.1f} s after the cut)")
 
 
 @pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
