@@ -116,7 +116,7 @@ def debian_postgres() -> Iterator[str]:
 class Mosquitto:
     """Debian's Mosquitto with the two settings without which it drops acked messages."""
 
-    def __init__(self, folder: Path, extra: str = "") -> None:
+    def __init__(self, folder: Path, extra: str = "", *, anonymous: bool = True) -> None:
         self.program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if self.program is None:
             missing("Mosquitto", "mosquitto")
@@ -125,7 +125,8 @@ class Mosquitto:
         folder.mkdir(parents=True, exist_ok=True)
         user = "root" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         (folder / "mosquitto.conf").write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser {user}\npersistence true\npersistence_location {folder}/\n"
+            f"listener {self.port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\nuser {user}\n"
+            f"persistence true\npersistence_location {folder}/\n"
             f"max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n{extra}"
         )
         self.process: subprocess.Popen[bytes] | None = None
