@@ -107,14 +107,29 @@ def list_lines(seeds: Path | None) -> None:
 @_seeds
 @_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt(s)://[user:password@]host[:port].")
 @_option("--window", env="MES_WINDOW", type=click.IntRange(1, 10_000), default=200, help="Most publishes unacknowledged.")
-@_option("--state", env="MES_STATE", type=_FOLDER, help="Folder that remembers how far all is acknowledged, for the next start.")
+@_option(
+    "--state", env="MES_STATE", type=_FOLDER, help="Folder of the machines' journals, for the next start; without it they are temporary."
+)
+@_option(
+    "--marks/--no-marks",
+    env="MES_MARKS",
+    default=True,
+    help="Keep events until the backend says committed, or until the broker has acknowledged them.",
+)
+@_option(
+    "--fsync",
+    env="MES_FSYNC",
+    type=click.Choice(["always", "interval", "never"]),
+    default="never",
+    help="When journals are forced to disk: before publishing, each second, as the system likes.",
+)
 @_option("--catch-up", env="MES_CATCH_UP", is_flag=True, help="Run at --speed up to the present, then in real time.")
 @_option("--progress", env="MES_PROGRESS", type=click.Choice(["table", "json", "none"]), default="table", help="Each second.")
 @_ledger
 def run(**given: Any) -> None:
     """Run a line: publish its events to the broker."""
+    from simulators.gateway import BrokerUrl
     from simulators.run import Options
-    from simulators.sinks import BrokerUrl
 
     start: dt.datetime | None = given["start"]
     days: int | None = given["days"]
@@ -127,6 +142,8 @@ def run(**given: Any) -> None:
             seed=given["seed"],
             broker=BrokerUrl.parse(given["broker"]),
             window=given["window"],
+            marks=given["marks"],
+            fsync=given["fsync"],
             state=given["state"],
             catch_up=given["catch_up"],
             ledger=given["ledger"],
@@ -161,9 +178,9 @@ def _print_nothing(_: dict[str, Any]) -> None:
 def _table(figures: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table("line", "simulated until", "done", "generated", "published", "acked", "good", "events/s")
+    table = Table("line", "simulated until", "done", "generated", "published", "acked", "committed", "good", "events/s")
     done = "-" if figures["fraction"] is None else f"{figures['fraction']:.1%}"
-    counts = [f"{figures[k]:,}" for k in ("generated", "published", "acked", "good")]
+    counts = [f"{figures[k]:,}" for k in ("generated", "published", "acked", "committed", "good")]
     table.add_row(figures["line"], figures["simulated_until"], done, *counts, f"{figures['events_per_s']:,.0f}")
     return table
 

@@ -1,11 +1,17 @@
-"""Run a line against a broker: pace, resume, progress. Simulated time is the stream's; here it meets the wall clock."""
+"""Run a line against a broker: pace, resume, progress. Simulated time is the stream's; here it meets the wall clock.
+
+What is generated goes into the machines' journals; the gateway publishes from there. So a run that was stopped, or killed,
+goes on with what the journals hold, and with the stream from where they end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
 import json
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,16 +20,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from mes.errors import ConfigError
+from simulators.gateway import BrokerUrl, Gateway
+from simulators.journal import Fsync, Journal, JournalFull
 from simulators.ledger import Ledger, write_json
+from simulators.machine import Machine
 from simulators.scenario import TICKS, Scenario
-from simulators.sinks import BrokerUrl, Publisher
-from simulators.stream import Message, Slice, Stream
+from simulators.stream import Records, Slice, Stream
 
 HOUR: Final = 3600 * TICKS
 _TICK_S: Final = 0.1
 # What is further behind goes out as arrays, as from a machine that drains its journal: ten minutes, or five seconds' worth.
 _BULK_S: Final = 600.0
 _BULK_WALL_S: Final = 5.0
+_MOST_UNCOMMITTED: Final = 300_000  # events: what the journals hold, and so the disk, stays bounded when the backend is slower
+_RETRY_S: Final = 1.0
 _STALE_DAYS: Final = 3
 _GRACE_S: Final = 0.5
 
@@ -39,6 +49,8 @@ class Options:
     seed: int | None
     broker: BrokerUrl
     window: int
+    marks: bool
+    fsync: Fsync
     state: Path | None
     catch_up: bool
     ledger: Path | None
@@ -46,19 +58,21 @@ class Options:
 
 @dataclass
 class State:
-    """Which stream a line is in and how far it is acknowledged (microseconds since 1970 UTC); a small file per line."""
+    """Which stream a line is in and up to when it is in the journals (microseconds since 1970 UTC); a small file per line."""
 
     boot: int
     seed: int
     start: dt.date
-    acked_until: int
+    journaled_until: int
     fingerprint: str
 
     @classmethod
     def read(cls, path: Path) -> State | None:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(int(raw["boot"]), int(raw["seed"]), dt.date.fromisoformat(raw["start"]), int(raw["acked_until"]), str(raw["line"]))
+            return cls(
+                int(raw["boot"]), int(raw["seed"]), dt.date.fromisoformat(raw["start"]), int(raw["journaled_until"]), str(raw["line"])
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as why:
@@ -67,7 +81,7 @@ class State:
     def write(self, path: Path) -> None:
         try:
             stream = {"boot": self.boot, "seed": self.seed, "start": self.start.isoformat(), "line": self.fingerprint}
-            write_json(path, {**stream, "acked_until": self.acked_until})
+            write_json(path, {**stream, "journaled_until": self.journaled_until})
         except OSError as why:
             raise ConfigError(f"{path}: cannot be written ({why.strerror}): give --state a folder that can") from why
 
@@ -81,18 +95,21 @@ def yesterday(scenario: Scenario) -> dt.date:
     return scenario.day_of(now_ticks()) - dt.timedelta(days=1)
 
 
-def choose(options: Options, found: State | None) -> State:
-    """Go on with the stream of a state file, or begin one with the next boot: when flags or the line changed, or when it is stale."""
+def choose(options: Options, found: State | None, last_boot: int = 0) -> State:
+    """Go on with the stream of a state file, or begin one with the next boot: when flags or the line changed, or when it is stale.
+
+    last_boot   the newest boot that a journal of the line knows
+    """
     scenario = options.scenario
     seed = options.seed if options.seed is not None else (found.seed if found else 1)
     if found is not None:
         # A stream that has a given end is not stale: it is finished or goes on.
-        stale = options.days is None and found.acked_until < now_ticks() - _STALE_DAYS * 24 * HOUR
+        stale = options.days is None and found.journaled_until < now_ticks() - _STALE_DAYS * 24 * HOUR
         same = seed == found.seed and options.start in (None, found.start) and found.fingerprint == scenario.fingerprint
         if same and not stale:
             return found
     start = options.start or yesterday(scenario)
-    return State(found.boot + 1 if found else 1, seed, start, scenario.day_start(start), scenario.fingerprint)
+    return State(max(found.boot if found else 0, last_boot) + 1, seed, start, scenario.day_start(start), scenario.fingerprint)
 
 
 class Runner:
@@ -105,21 +122,28 @@ class Runner:
         self._path = options.state / f"linesim-{line.site}-{line.code}.json" if options.state else None
         if options.catch_up and options.start is not None and self.scenario.day_start(options.start) > now_ticks():
             raise ConfigError(f"--start {options.start} has not begun: with --catch-up begin on a past production day")
-        self.state = choose(options, State.read(self._path) if self._path else None)
+        self._temporary = Path(tempfile.mkdtemp(prefix="linesim-")) if options.state is None else None
+        journals = (options.state or self._temporary or Path()) / "journals" / f"{line.site}-{line.code}"
+        self._folders = [journals / "-".join(codes) for codes in self.scenario.machine_codes]
+        last_boot = max((Journal(folder, fsync="never").boot - 1 for folder in self._folders if folder.exists()), default=0)
+        self.state = choose(options, State.read(self._path) if self._path else None, last_boot)
         self._save()
         self.end = self.scenario.day_start(self.state.start + dt.timedelta(days=options.days)) if options.days else None
-        self._bulk = int(max(_BULK_S, min(HOUR / TICKS, _BULK_WALL_S * (options.speed or 0.0))) * TICKS)
         self._say = say
         self.ledger = Ledger(self.scenario)
         self.generated = 0
         self.good = 0
-        self.publisher: Publisher | None = None
+        self.gateway: Gateway | None = None
 
     def prepare(self) -> None:
-        """Build the stream and regenerate, in silence, what was acknowledged before."""
+        """Open the journals, build the stream and regenerate, in silence, what they hold or have held."""
+        self.machines = [
+            Machine(topic, Journal(folder, self.state.boot, self.options.fsync))
+            for topic, folder in zip(self.scenario.topics, self._folders, strict=True)
+        ]
         self.stream = Stream(self.scenario, self.state.seed, self.state.start, self.state.boot)
         begin = self.stream.until
-        resume = self.state.acked_until if self.end is None else min(self.state.acked_until, self.end)
+        resume = self.state.journaled_until if self.end is None else min(self.state.journaled_until, self.end)
         while self.stream.until < resume:
             part = self.stream.advance(min(resume, self.stream.until + HOUR))
             self._count(part)
@@ -146,43 +170,43 @@ class Runner:
         if self._path is not None:
             self.state.write(self._path)
 
-    def save(self) -> None:
-        """Note how far everything is acknowledged."""
-        if self.publisher is not None and self.publisher.acked_until is not None:
-            self.state.acked_until = self.publisher.acked_until
-            self._save()
-
     def progress(self) -> dict[str, Any]:
         """The figures of now, as JSON types; events_per_s is the mean since the start."""
-        published, acked = (self.publisher.published, self.publisher.acked) if self.publisher else (0, 0)
+        gateway = self.gateway
+        sent = (gateway.published, gateway.acked, gateway.committed) if gateway else (0, 0, 0)
         begin = self.stream.begin
         return {
             "line": self.scenario.line.path,
             "simulated_until": iso(self.stream.until),
             "fraction": round((self.stream.until - begin) / (self.end - begin), 6) if self.end else None,
             "generated": self.generated,
-            "published": published,
-            "acked": acked,
+            "published": sent[0],
+            "acked": sent[1],
+            "committed": sent[2],
             "good": self.good,
-            "events_per_s": round(acked / max(1e-9, time.monotonic() - self._began), 1),
+            "events_per_s": round(sent[1] / max(1e-9, time.monotonic() - self._began), 1),
         }
 
     async def run(self, show: Callable[[dict[str, Any]], None]) -> None:
         """Publish until the end or a signal; raises Refused when the broker does."""
         line = self.scenario.line
         self._began = time.monotonic()
-        self.publisher = Publisher(self.options.broker, f"linesim-{line.site}-{line.code}", self.options.window, self._say)
+        options = self.options
+        self.gateway = gateway = Gateway(
+            options.broker, f"linesim-{line.site}-{line.code}", self.machines, marks=options.marks, window=options.window, say=self._say
+        )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        serve = asyncio.create_task(self.publisher.serve(), name="serve")
-        work = asyncio.create_task(self._work(self.publisher), name="work")
+        serve = asyncio.create_task(gateway.serve(), name="serve")
+        work = asyncio.create_task(self._work(gateway), name="work")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             while True:
                 done, _ = await asyncio.wait({serve, work, stopped}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-                self.save()
+                self._sync()
+                self._save()
                 show(self.progress())
                 if done:
                     break
@@ -192,24 +216,34 @@ class Runner:
                 work.cancel()
                 with suppress(asyncio.CancelledError):
                     await work
-                await self.publisher.close(_GRACE_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(gateway.below(0), _GRACE_S)
         finally:
             for task in (work, stopped, serve):
                 task.cancel()
             await asyncio.wait({work, stopped, serve}, timeout=_GRACE_S)
-            self.save()
+            self._sync()
+            self._save()
             self.write_ledger()
+            self._leave(gateway.uncommitted)
         show(self.progress())
 
-    def _make(self, until: int) -> tuple[Slice, list[Message]]:
-        bulk = until - self.stream.until >= self._bulk
-        part = self.stream.advance(until)
-        return part, self.stream.arrays(part) if bulk else self.stream.objects(part)
+    def _leave(self, uncommitted: int) -> None:
+        if uncommitted:
+            where = "have no journal any more: --state keeps them" if self._temporary else "are in the journals: the next start sends them"
+            self._say(f"{self.scenario.line.path}: {uncommitted:,} events are not committed yet and {where}")
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
-    async def _work(self, publisher: Publisher) -> None:
-        """Generate what is due and hand it over; an hour at a time when there is a backlog."""
+    def _make(self, until: int) -> tuple[Slice, list[Records]]:
+        part = self.stream.advance(until)
+        return part, self.stream.records(part)
+
+    async def _work(self, gateway: Gateway) -> None:
+        """Generate what is due and have the machines write it down; an hour at a time when there is a backlog."""
         zero, began = self.stream.until, time.monotonic()
-        speed, topics = self.options.speed, self.scenario.topics
+        speed = self.options.speed
+        bulk = int(max(_BULK_S, min(HOUR / TICKS, _BULK_WALL_S * (speed or 0.0))) * TICKS)
         while self.end is None or self.stream.until < self.end:
             due = self.stream.until + HOUR if speed is None else zero + int((time.monotonic() - began) * speed * TICKS)
             if self.options.catch_up:
@@ -218,13 +252,36 @@ class Runner:
                 due = min(due, self.end)
             if due > self.stream.until:
                 until = min(due, self.stream.until + HOUR)
-                make = self._make(until) if until - self.stream.until < self._bulk else await asyncio.to_thread(self._make, until)
-                part, messages = make
+                backlog = until - self.stream.until >= bulk
+                part, records = await asyncio.to_thread(self._make, until) if backlog else self._make(until)
                 self._count(part)
-                await publisher.submit([(topics[m.machine], m.payload, m.events) for m in messages], until)
-            if due - self.stream.until < self._bulk and due != self.end:
+                for record in records:
+                    await self._write_down(gateway, record, backlog)
+                self.state.journaled_until = until
+                await gateway.below(_MOST_UNCOMMITTED)
+            if due - self.stream.until < bulk and due != self.end:
                 await asyncio.sleep(_TICK_S)
-        await publisher.drained()
+        await gateway.below(0)
+
+    async def _write_down(self, gateway: Gateway, record: Records, backlog: bool) -> None:
+        """Into the machine's journal; a full disk stops the line until there is room again."""
+        said = False
+        while True:
+            try:
+                gateway.append(self.machines[record.machine], record.lines, record.first, record.n, backlog)
+                return
+            except JournalFull as why:
+                if not said:
+                    self._say(f"{why}")
+                    said = True
+                await asyncio.sleep(_RETRY_S)
+
+    def _sync(self) -> None:
+        try:
+            for machine in self.machines:
+                machine.journal.sync()
+        except JournalFull as why:
+            self._say(f"{why}")
 
 
 def iso(ticks: int) -> str:

@@ -45,6 +45,16 @@ class Message:
     events: int
 
 
+@dataclass(frozen=True)
+class Records:
+    """Consecutive events of a machine (index into Scenario.topics): n of them from seq `first` on, a line each."""
+
+    machine: int
+    lines: bytes
+    first: int
+    n: int
+
+
 class Stream:
     """A line that begins production day `start` full, as if it had always run; `boot` is its machines' restart count."""
 
@@ -109,7 +119,7 @@ class Stream:
 
     def compile(self) -> None:
         """Compile what the first slice would, before a clock runs."""
-        self.objects(self.advance(self.until))
+        self.records(self.advance(self.until))
 
     def _write(self, part: Slice, order: Array, tables: encode.Tables, bounds: Array) -> tuple[Array, Array]:
         out = np.empty(int(bounds[part.events["station"]].sum()), np.uint8)
@@ -144,6 +154,22 @@ class Stream:
                 begin = stop
         messages.sort(key=lambda m: m[0])
         return [m for _, m in messages]
+
+    def records(self, part: Slice) -> list[Records]:
+        """What each machine writes into its journal; the one with the earliest first event goes first."""
+        machines = part.events["machine"]
+        order = np.argsort(machines, kind="stable")
+        out, ends = self._write(part, order, self._tables, self._bounds)
+        out[ends[1:] - 1] = ord("\n")
+        text, cut = out.tobytes(), ends.tolist()
+        borders = [0, *(np.flatnonzero(np.diff(machines[order])) + 1).tolist(), len(order)]
+        found = []
+        for begin, end in pairwise(borders):
+            if begin < end:
+                event = part.events[order[begin]]
+                found.append((int(event["t"]), Records(int(event["machine"]), text[cut[begin] : cut[end]], int(event["seq"]), end - begin)))
+        found.sort(key=lambda record: record[0])
+        return [record for _, record in found]
 
     def lines(self, part: Slice) -> bytes:
         """NDJSON: {"topic": ..., "event": {...}} a line, in order of time."""
