@@ -20,6 +20,7 @@ import os
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Final, Literal
 
@@ -175,7 +176,7 @@ class Journal:
                 file.seek(segment.size)
                 view = memoryview(lines)
                 while view:
-                    view = view[file.write(view) :]
+                    view = view[_write_some(file, view) :]
                 if self.fsync == "always":
                     os.fsync(file.fileno())
             except OSError:
@@ -194,6 +195,10 @@ class Journal:
         at = bisect_right(segment.marks, (seq, segment.size))
         if segment.marks[at - 1][0] != seq:
             segment.marks.insert(at, (seq, offset))
+
+
+def _write_some(file: FileIO, data: memoryview) -> int:
+    return file.write(data)
 
 
 def _end_of(data: bytes, n: int) -> int:

@@ -20,9 +20,14 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from mes import plant
 from mes.contract import CellEvent, Topic
 from mes.embedded.broker import EmbeddedBroker
-from tests.servers import free_port
+from mes.store.seed import seed
+from simulators.journal import Journal
+from simulators.machine import Machine
+from tests.pipeline import service, sessions_held, value
+from tests.servers import Mosquitto, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START = "2026-11-10"
@@ -382,6 +387,41 @@ def test_a_broker_that_comes_late_and_goes_between_costs_nothing(seeds: Path, tm
         assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
         assert seqs[-1] == max(seq for t, seq in truth if t == topic)
     assert len(said) <= 3  # one line a change, not one a try
+
+
+@pytest.mark.parametrize("victim", ["broker", "linesim"])
+def test_what_a_broker_has_lost_is_sent_again(
+    seeds: Path, tmp_path: Path, embedded_databases: Callable[[], str], mosquitto_of_mine: Mosquitto, victim: str
+) -> None:
+    """End to end: a broker that forgets everything at kill -9, a backend, and a line that is killed and started again."""
+    database, broker = embedded_databases(), mosquitto_of_mine
+    seed(database, plant.load(seeds))
+    ledger = tmp_path / "ledger.json"
+    line = ("--line", "a-1", "--start", START, "--days", "1", "--seeds", seeds, "--broker", broker.url, "--state", tmp_path / "state")
+    arguments = ("run", *line, "--speed", "7200", "--ledger", ledger, "--progress", "none", "--marks")
+    with service("ingest", database, broker.url):
+        sessions_held(database, 1)
+        for moment in (2, 4):
+            with started(*arguments) as child:
+                until(lambda n=moment: value(database, "SELECT count(*) FROM mes.cell_event") > 1000 * n)  # type: ignore[misc]
+                if victim == "broker":
+                    broker.kill()
+                    (broker.folder / "mosquitto.db").unlink(missing_ok=True)
+                    broker.start()
+                    before = value(database, "SELECT count(*) FROM mes.cell_event")
+                    until(lambda n=before: value(database, "SELECT count(*) FROM mes.cell_event") > n)  # type: ignore[misc]
+                child.kill()
+        done = run(*arguments, "--speed", "max", timeout=300)
+        assert done.returncode == 0, done.stderr
+    truth = json.loads(ledger.read_text(encoding="utf-8"))["days"][START]
+    stored = value(database, "SELECT count(*) FROM mes.cell_event")
+    print(f"killed: {victim}; generated {truth['events']}, stored {stored}", end=" ")
+    print(f"duplicate {value(database, 'SELECT sum(duplicates) FROM mes.machine_ledger')}")
+    assert stored == truth["events"]
+    received = value(database, "SELECT array_agg(received::text ORDER BY received::text) FROM mes.machine_ledger")
+    assert received == sorted(f"{{[1,{m['events'] + 1})}}" for m in truth["machines"].values())
+    left = list((tmp_path / "state").rglob("*.ndjson"))
+    assert all(Machine("", Journal(path.parent, 1, "never")).uncommitted == 0 for path in left)
 
 
 def test_refused_credentials_end_it_with_one_line(seeds: Path, tmp_path: Path) -> None:
