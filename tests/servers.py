@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -81,13 +81,17 @@ def stopped_at_the_end(process: subprocess.Popen[bytes], sig: signal.Signals = s
                 process.wait()
 
 
-@contextlib.contextmanager
-def debian_postgres() -> Iterator[str]:
+def debian_postgres() -> contextlib.AbstractContextManager[str]:
     """Debian's PostgreSQL on a fresh cluster; yields the URL of a superuser."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
     if not found:
         missing("PostgreSQL", "postgresql")
-    programs = found[-1].parent
+    return postgres_server(found[-1].parent, {})
+
+
+@contextlib.contextmanager
+def postgres_server(programs: Path, settings: Mapping[str, str]) -> Iterator[str]:
+    """The server among these programs on a fresh cluster, without fsync unless `settings` say so; yields the URL of a superuser."""
     folder = Path(tempfile.mkdtemp(prefix="mes-pg-", dir="/tmp"))
     owner = _unprivileged()
     as_owner = {"user": owner[0], "group": owner[1], "extra_groups": []} if owner else {}
@@ -99,12 +103,15 @@ def debian_postgres() -> Iterator[str]:
             [programs / "initdb", "-D", folder / "data", "-U", "mes", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync"],
             check=True, capture_output=True, cwd="/", **as_owner,  # type: ignore[call-overload]
         )  # fmt: skip
-        command = [
-            programs / "postgres", "-D", folder / "data", "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-            "-c", f"unix_socket_directories={folder}", "-c", "shared_buffers=64MB", "-c", "fsync=off",
-        ]  # fmt: skip
+        every = {
+            "listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), "shared_buffers": "64MB", "fsync": "off", **settings,
+        }  # fmt: skip
+        options = [word for name, value in every.items() for word in ("-c", f"{name}={value}")]
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True, **as_owner)
+            process = subprocess.Popen(
+                [programs / "postgres", "-D", folder / "data", "-p", str(port), *options],
+                stdout=log, stderr=log, cwd="/", start_new_session=True, **as_owner,
+            )  # fmt: skip
         with stopped_at_the_end(process, signal.SIGINT):
             url = f"postgresql://mes@127.0.0.1:{port}/postgres"
             wait_for(lambda: _answers(url), 60, "PostgreSQL")
