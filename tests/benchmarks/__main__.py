@@ -1,4 +1,4 @@
-"""`./run bench [decode] [store] [sums] [start] [once]`: figures, and ratios of ways measured beside each other in one run.
+"""`./run bench [decode] [store] [sums] [start] [once] [ingest]`: figures, and ratios of ways measured beside each other in one run.
 
 Absolute figures are those of this machine at this hour; ratios travel.
 """
@@ -33,6 +33,8 @@ from mes.store.events import Writer, active_lines
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from mes.store.sums import Rollup
+from tests.benchmarks.ingest import ingest
+from tests.benchmarks.processes import cpu_seconds, resident_mb, say
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +43,7 @@ AT_MS = 1_795_219_200_000
 
 
 def main(names: list[str]) -> None:
-    chosen = names or ["decode", "store", "sums", "start", "once"]
+    chosen = names or ["decode", "store", "sums", "start", "once", "ingest"]
     say(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
     if {"decode", "store", "sums"} & set(chosen):
         with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home)) as server:
@@ -56,10 +58,8 @@ def main(names: list[str]) -> None:
         start()
     if "once" in chosen:
         once()
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
+    if "ingest" in chosen:
+        ingest()
 
 
 def best(work: Callable[[], Any], times: int = 3) -> float:
@@ -190,46 +190,6 @@ def messages(size: int) -> list[tuple[str, bytes]]:
             ]
             out.append((topic, encode(events)))
     return out
-
-
-def children(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += children(int(child))
-    return found
-
-
-def resident_mb(pid: int) -> dict[str, float]:
-    """Proportional memory of a process tree by what it is, MiB; shared pages are counted once."""
-    out: dict[str, float] = {}
-    for one in children(pid):
-        try:
-            name = part_of(one)
-            match = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{one}/smaps_rollup").read_text(), re.MULTILINE)
-        except OSError:
-            continue
-        out[name] = out.get(name, 0.0) + (int(match[1]) / 1024 if match else 0.0)
-    return out
-
-
-def cpu_seconds(pid: int) -> dict[tuple[int, str], float]:
-    """Processor seconds so far of each process of a tree, by (pid, what it is)."""
-    out = {}
-    for one in children(pid):
-        try:
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            out[one, part_of(one)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        except OSError:
-            continue
-    return out
-
-
-def part_of(pid: int) -> str:
-    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    part = re.search(r"-m (mes \w+|simulators)|(nats-server|postgres)", command)
-    return next(filter(None, part.groups()), "other") if part else "other"
 
 
 def demo(home: str, *words: str) -> subprocess.Popen[bytes]:
