@@ -234,7 +234,7 @@ class Course:
             self.settled(process)
             sent = wire.publish(self.broker, wire.publishes(messages), PACED)
             self.all_stored(OURS, len(messages), process)
-            wait_for(lambda: len(tap.acked) >= len(messages), 60, "acknowledgements")
+            wait_for(lambda: sum(map(len, tap.acked.values())) >= len(messages), 60, "acknowledgements")
         machine_ids = dict(self.ask(_MACHINES))
         committed = {
             (machine, seq): at
@@ -246,17 +246,14 @@ class Course:
         publish_to_commit = [
             committed[machine_ids[topic], seq_of.decode(payload).seq] - at for (topic, payload), at in zip(messages, sent, strict=True)
         ]
-        acked: dict[int, list[float]] = defaultdict(list)
-        for at, number in tap.acked:
-            acked[number].append(at)
-        taken: dict[int, int] = defaultdict(int)
+        turn: dict[tuple[int, int], int] = defaultdict(int)
         delivery_to_ack, commit_to_ack = [], []
-        by_payload = {payload: machine_ids[topic] for topic, payload in messages}
-        for at, number, payload in tap.delivered:
-            ack = acked[number][taken[number]]
-            taken[number] += 1
-            delivery_to_ack.append(ack - at)
-            commit_to_ack.append(ack - committed[by_payload[payload], seq_of.decode(payload).seq])
+        for at, topic, payload, handle in tap.delivered:
+            if topic in machine_ids:
+                ack = tap.acked[handle][turn[handle]]
+                turn[handle] += 1
+                delivery_to_ack.append(ack - at)
+                commit_to_ack.append(ack - committed[machine_ids[topic], seq_of.decode(payload).seq])
         say(f"  {PACED:,} events/s for {PACED_S} s, one a message, ms:           p50      p99     most")
         for name, seconds in (
             ("publish to commit", publish_to_commit),

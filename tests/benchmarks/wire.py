@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -95,15 +96,15 @@ def publish(url: str, packets: Sequence[bytes], rate: float = 0.0) -> np.ndarray
 class Tap:
     """Between a subscriber and its broker: when each message was delivered, and when its PUBACK came back.
 
-    `delivered` is (time s, packet number, payload) in order; `acked` is (time s, packet number).
+    `delivered` is (time s, topic, payload, handle) in order; `acked` holds the times by handle: (connection, packet number).
     """
 
     def __init__(self, url: str) -> None:
         self._to = urlsplit(url)
         self._door = socket.create_server(("127.0.0.1", 0))
         self.url = f"mqtt://127.0.0.1:{self._door.getsockname()[1]}"
-        self.delivered: list[tuple[float, int, bytes]] = []
-        self.acked: list[tuple[float, int]] = []
+        self.delivered: list[tuple[float, str, bytes, tuple[int, int]]] = []
+        self.acked: dict[tuple[int, int], list[float]] = defaultdict(list)
         self._links: list[socket.socket] = []
 
     def __enter__(self) -> Tap:
@@ -120,19 +121,19 @@ class Tap:
                 client, _ = self._door.accept()
                 broker = socket.create_connection((self._to.hostname or "", self._to.port or 1883))
                 self._links += [client, broker]
-                for pair in ((broker, client), (client, broker)):
-                    pair[1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+                for source, sink in ((broker, client), (client, broker)):
+                    sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    threading.Thread(target=self._pass, args=(source, sink, len(self._links)), daemon=True).start()
         except OSError:
             return
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, link_number: int) -> None:
         kept = b""
         try:
             while got := source.recv(1 << 16):
                 now = time.time()
                 sink.sendall(got)
-                kept = self._note(now, kept + got)
+                kept = self._note(now, link_number, kept + got)
         except OSError:
             pass
         for link in (source, sink):
@@ -141,7 +142,7 @@ class Tap:
             except OSError:
                 continue
 
-    def _note(self, now: float, data: bytes) -> bytes:
+    def _note(self, now: float, link: int, data: bytes) -> bytes:
         """Take down PUBLISH and PUBACK; returns what is not yet a whole packet."""
         at = 0
         while at + 2 <= len(data):
@@ -157,9 +158,10 @@ class Tap:
             if body + size > len(data):
                 break
             if data[at] & 0xF0 == 0x30 and data[at] & 6:
-                topic = body + 2 + int.from_bytes(data[body : body + 2], "big")
-                self.delivered.append((now, int.from_bytes(data[topic : topic + 2], "big"), data[body + 2 : body + size]))
+                number = body + 2 + int.from_bytes(data[body : body + 2], "big")
+                handle = (link, int.from_bytes(data[number : number + 2], "big"))
+                self.delivered.append((now, data[body + 2 : number].decode(), data[number + 2 : body + size], handle))
             elif data[at] == 0x40:
-                self.acked.append((now, int.from_bytes(data[body : body + 2], "big")))
+                self.acked[link, int.from_bytes(data[body : body + 2], "big")].append(now)
             at = body + size
         return data[at:]
