@@ -58,7 +58,7 @@ class Batch:
     def _take(self, machine: Machine, events: list[CellEvent], ledger: Ledger) -> None:
         machine_id, boot, first = machine.machine_id, events[0].boot, events[0].seq
         new = events
-        if _in_a_row(events) and ledger.extend(machine_id, boot, first, len(events)):
+        if (len(events) == 1 or _in_a_row(events)) and ledger.extend(machine_id, boot, first, len(events)):
             self.received[machine_id, boot].extend(first, len(events))
         else:
             new = [event for event in events if self._is_new(machine_id, event, ledger)]

@@ -28,7 +28,12 @@ PACKAGES: Final = (
     "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0", "libcom-err2", "libkeyutils1", "libldap2", "libsasl2-2",
 )  # fmt: skip
 # Background workers would hold on to template databases; the Apache edition has no jobs for them.
-SETTINGS: Final = {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off", "timescaledb.max_background_workers": "0", "jit": "off"}
+SETTINGS: Final = {
+    "shared_preload_libraries": "timescaledb",
+    "timescaledb.telemetry_level": "off",
+    "timescaledb.max_background_workers": "0",
+    "jit": "off",
+}
 _WRAPPER: Final = """#!/bin/sh
 exec {lib}/ld-linux-x86-64.so.2 --inhibit-cache --library-path {lib} --argv0 {program} {program}.real "$@"
 """

@@ -17,6 +17,7 @@ COLUMNS = ("boot", "seq", "timestamp_ms", "unit", "attempt", "result", "cycle_s"
 
 def main(database: str, port: str, client_id: str, pattern: str) -> None:
     init_logging("warn")
+    values = ", ".join(f"${{payload:{column}}}" for column in COLUMNS)
     route = Route.from_config(
         {
             "input": {
@@ -28,7 +29,7 @@ def main(database: str, port: str, client_id: str, pattern: str) -> None:
             "output": {
                 "sqlx": {
                     "url": database, "table": "bench.plain", "bulk_copy": True,
-                    "insert_query": f"INSERT INTO bench.plain ({', '.join(COLUMNS)}) VALUES ({', '.join(f'${{payload:{c}}}' for c in COLUMNS)})",
+                    "insert_query": f"INSERT INTO bench.plain ({', '.join(COLUMNS)}) VALUES ({values})",
                 }
             },
             "batch_size": 4096,

@@ -14,6 +14,7 @@ import aiomqtt
 import psycopg
 
 COLUMNS = ("boot", "seq", "timestamp_ms", "unit", "attempt", "result", "cycle_s", "defect", "channel")
+COPY = f"COPY bench.plain (topic, {', '.join(COLUMNS)}, meas) FROM STDIN"
 BATCH = 500
 
 
@@ -28,10 +29,9 @@ async def main(database: str, port: int, client_id: str) -> None:
             for event in decoded if isinstance(decoded, list) else [decoded]:
                 rows.append((str(message.topic), *map(event.get, COLUMNS), json.dumps(event.get("meas"))))
             if len(rows) >= BATCH or not len(client.messages):
-                async with connection.cursor() as cursor:
-                    async with cursor.copy(f"COPY bench.plain (topic, {', '.join(COLUMNS)}, meas) FROM STDIN") as copy:
-                        for row in rows:
-                            await copy.write_row(row)
+                async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
+                    for row in rows:
+                        await copy.write_row(row)
                 await connection.commit()
                 rows.clear()
 

@@ -31,9 +31,7 @@ def _packet(kind: int, body: bytes) -> bytes:
 
 def publishes(messages: Sequence[tuple[str, bytes]]) -> list[bytes]:
     """PUBLISH packets at QoS 1, their numbers in turn."""
-    return [
-        _packet(0x32, _text(topic) + struct.pack(">H", i % 65535 + 1) + payload) for i, (topic, payload) in enumerate(messages)
-    ]
+    return [_packet(0x32, _text(topic) + struct.pack(">H", i % 65535 + 1) + payload) for i, (topic, payload) in enumerate(messages)]
 
 
 def connect(url: str, client_id: str = "", clean: bool = True) -> socket.socket:

@@ -7,9 +7,11 @@ import fcntl
 import importlib.machinery
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +35,7 @@ def load(place: Path) -> Any:
 def checkout(tmp_path: Path) -> Path:
     """A checkout with locks but without .venv."""
     (tmp_path / "run").write_bytes(RUN.read_bytes())
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-uv.txt", "pyproject.toml"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt", "requirements-uv.txt", "pyproject.toml"):
         (tmp_path / name).write_text(name)
     return tmp_path
 
@@ -156,6 +158,19 @@ def test_a_half_made_venv_is_made_again_and_a_complete_one_is_kept(run: Any, che
     assert (checkout / ".venv" / "kept").exists()
     assert run.is_complete("requirements.txt")
     assert run.is_complete("requirements-dev.txt")
+    assert not run.is_complete("requirements-bench.txt")
+
+    run.set_up("requirements-bench.txt")
+    assert all(map(run.is_complete, run.HELD)), "after the bench the tests install nothing"
+
+
+def packages(lock: str) -> set[str]:
+    return set(re.findall(r"^\S+==\S+", (RUN.parent / lock).read_text(), re.MULTILINE))
+
+
+def test_each_lock_holds_those_before_it(run: Any) -> None:
+    for smaller, larger in pairwise(run.HELD):
+        assert packages(smaller) < packages(larger)
 
 
 def test_an_interrupted_change_leaves_no_stamp(run: Any, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
