@@ -228,6 +228,7 @@ class Gateway:
             if code == _NOBODY_SUBSCRIBES or code >= 128:
                 self.refused += publication.n
                 self._unacked.pop(machine, None)
+                machine.refused(time.monotonic())
                 reason = _NOT_TAKEN.get(code, f"reason code {code}")
                 self._once(f"broker {self.url} does not take {publication.topic} ({reason}): kept in the journal, to be sent again")
                 return

@@ -7,6 +7,7 @@ No I/O but the journal's, no clock but the one that callers pass in. What a mach
 - It begins to publish a boot only when all of the boot before is committed. So a mark of a boot speaks for all before it.
 - It sends again from the mark on after a reconnect, or when the mark has stood still for `stall` seconds: the wait doubles
   up to `longest` while nothing moves, and begins anew when something does. What comes twice, the backend counts once.
+- A message that the broker refuses is not published: the machine waits as long before it tries again.
 - It is never more than `ahead` events past its mark: so much can be sent twice, and so much a broker has to hold.
 """
 
@@ -15,9 +16,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from mes.contract import MAX_BACKLOG, Committed
 from simulators.journal import Journal
+
+_NOT_HELD: Final = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Machine:
         self._begin(boots[0] if boots else journal.boot)
         self._patience = stall * jitter()
         self._moved = 0.0
+        self._held = _NOT_HELD  # after a refusal: nothing is sent before
         self._drains = False  # a backlog, until nothing is left to send
         self._skip_finished()
 
@@ -89,10 +94,12 @@ class Machine:
 
     def publication(self, now: float) -> Publication | None:
         """The next message, or None while there is none to send; then it has been sent, as far as the machine knows."""
+        if now < self._held:
+            return None
         end = self.journal.span(self._boot)[1]
         if self._next > self._committed + 1 and now - self._moved > self._patience:
             self._send_again(now)
-            self._patience = min(2 * self._patience, self._longest * self._jitter())
+            self._lose_patience()
         room = self._committed + self._ahead + 1 - self._next
         if self._next >= end or room <= 0:
             self._drains &= self._next < end
@@ -110,7 +117,15 @@ class Machine:
     def connected(self, now: float) -> None:
         """A connection is new: whatever was on its way may be lost."""
         self._send_again(now)
-        self._patience = self._stall * self._jitter()
+        if self._held == _NOT_HELD:
+            self._patience = self._stall * self._jitter()
+
+    def refused(self, now: float) -> None:
+        """The broker has not taken a message: nothing more until some time has passed, then from the mark on."""
+        if now >= self._held:
+            self._held = now + self._patience
+            self._lose_patience()
+        self._send_again(now)
 
     def heard(self, mark: Committed, now: float) -> int:
         """Take in a mark; returns how many events it frees. Old marks and those of other boots say nothing."""
@@ -123,10 +138,14 @@ class Machine:
         self._next = max(self._next, seq + 1)
         self._reached = max(self._reached, self._next)
         self._moved = now
+        self._held = _NOT_HELD
         self._patience = self._stall * self._jitter()
         self.journal.trim(Committed(self._boot, seq))
         self._skip_finished()
         return freed
+
+    def _lose_patience(self) -> None:
+        self._patience = min(2 * self._patience, self._longest * self._jitter())
 
     def _send_again(self, now: float) -> None:
         self._next = self._committed + 1

@@ -83,6 +83,9 @@ class Gateway:
             sent.wait_for_publish(30)
             assert sent.is_published()
 
+    def retain(self, topic: str, payload: bytes) -> None:
+        self._client.publish(topic, payload, qos=1, retain=True).wait_for_publish(30)
+
     def cells(self, topic: str, events: Iterable[CellEvent]) -> None:
         self.send((topic, contract.encode(e)) for e in events)
 

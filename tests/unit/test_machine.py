@@ -97,7 +97,8 @@ class Life(RuleBasedStateMachine):
     def store(self, which: random.Random) -> None:
         which.shuffle(self.at_the_broker)
         while self.at_the_broker and which.random() < 0.9:
-            self.stored.update(self.at_the_broker.pop())
+            message = self.at_the_broker.pop()
+            self.stored.update(message if which.random() < 0.7 else which.sample(message, which.randint(0, len(message))))
         highest = max((boot for boot, _ in self.stored), default=0)
         seq = next(n for n in itertools.count(1) if (highest, n) not in self.stored) - 1
         if highest:
@@ -117,6 +118,11 @@ class Life(RuleBasedStateMachine):
     @rule()
     def reconnect(self) -> None:
         self.machine.connected(self.now)
+
+    @rule()
+    def refuse(self) -> None:
+        self.at_the_broker.clear()
+        self.machine.refused(self.now)
 
     @rule(seconds=st.floats(0.1, 200))
     def wait(self, seconds: float) -> None:
@@ -211,6 +217,22 @@ def test_it_sends_again_after_a_while_and_waits_longer_each_time(tmp_path: Path)
     assert (again, now - last) == ([(4, 2)], 10.5)
 
 
+def test_what_is_refused_waits_also_over_reconnects(tmp_path: Path) -> None:
+    made = machine(tmp_path, 3, stall=10.0, longest=30.0)
+    now, waits = 100.0, []
+    for _ in range(4):
+        assert sum(n for _, n in sent(made, now)) == 3
+        for _ in range(3):
+            made.refused(now)
+        last = now
+        made.connected(now)  # some brokers hang up on who is refused
+        while made.publication(now) is None:
+            now += 0.5
+        made.connected(now)
+        waits.append(now - last)
+    assert waits == [10.0, 20.0, 30.0, 30.0]
+
+
 def test_a_mark_of_another_boot_or_an_old_one_says_nothing(tmp_path: Path) -> None:
     made = machine(tmp_path, 10)
     assert made.heard(Committed(2, 10), 0.0) == 0
@@ -295,6 +317,32 @@ def test_a_gap_between_state_and_journal_is_refused(tmp_path: Path) -> None:
         made.append(lines(1, 8, 1), 8, 1)
     with pytest.raises(ConfigError, match="knows boot 1, so 0 is over"):
         Journal(tmp_path, 0)
+
+
+def test_boot_and_seq_are_known_when_all_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_SEGMENT_BYTES", 100)
+    made = machine(tmp_path, 1)
+    for seq in range(2, 50):
+        made.append(lines(1, seq, 1), seq, 1)
+    assert len(list(tmp_path.glob("*.ndjson"))) > 10
+    assert made.heard(Committed(1, 49), 0.0) == 49
+    made.journal.sync()
+    assert len(list(tmp_path.glob("*.ndjson"))) == 1
+    assert Journal(tmp_path).boot == 2
+    assert Journal(tmp_path, 1).following == 50
+    assert machine(tmp_path).uncommitted == 0
+
+
+def test_what_a_crash_left_half_written_is_cut_off(tmp_path: Path) -> None:
+    machine(tmp_path, 5)
+    with next(tmp_path.glob("*.ndjson")).open("ab") as file:
+        file.write(b"x" * 1000)
+    made = machine(tmp_path)
+    assert next(tmp_path.glob("*.ndjson")).read_bytes() == lines(1, 1, 5)
+    assert made.append(lines(1, 6, 1), 6, 1) == 1
+    made = machine(tmp_path)
+    made.connected(0.0)
+    assert sent(made, 0.0) == [(1, 6)]
 
 
 def test_an_unreadable_mark_costs_nothing_but_sending_again(tmp_path: Path) -> None:
