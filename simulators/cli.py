@@ -104,6 +104,7 @@ def list_lines(seeds: Path | None) -> None:
 @_option("--days", env="MES_DAYS", type=_DAYS, show_default="1, with --catch-up until stopped", help="Production days to run.")
 @_option("--speed", env="MES_SPEED", type=_Speed(), default="60", help="Simulated seconds a second, or max.")
 @_option("--seed", env="MES_SEED", type=int, show_default="that of the state, else 1", help="The same seed gives the same bytes.")
+@_option("--boot", env="MES_BOOT", type=click.IntRange(1, 2**31 - 1), show_default="as the state says, else 1", help="Restart count.")
 @_seeds
 @_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt(s)://[user:password@]host[:port].")
 @_option("--window", env="MES_WINDOW", type=click.IntRange(1, 10_000), default=200, help="Most publishes unacknowledged.")
@@ -140,6 +141,7 @@ def run(**given: Any) -> None:
             days=days if days or given["catch_up"] else 1,
             speed=given["speed"],
             seed=given["seed"],
+            boot=given["boot"],
             broker=BrokerUrl.parse(given["broker"]),
             window=given["window"],
             marks=given["marks"],

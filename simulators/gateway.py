@@ -183,6 +183,11 @@ class Gateway:
             self._heard(machine, mark)
 
     def _heard(self, machine: Machine, mark: Committed) -> None:
+        if machine.is_outrun_by(mark):
+            self._once(
+                f"the backend has events of boot {mark.boot} that these journals have never held (another run?): what repeats them is"
+                f" a duplicate, even where it differs; for new events begin with --boot {mark.boot + 1}"
+            )
         freed = machine.heard(mark, time.monotonic())
         if freed:
             self.committed += freed

@@ -144,6 +144,10 @@ class Machine:
         self._skip_finished()
         return freed
 
+    def is_outrun_by(self, mark: Committed) -> bool:
+        """Whether the mark speaks of events that this journal has never held: its boot was used before."""
+        return (mark.boot, mark.seq) >= (self.journal.boot, self.journal.following)
+
     def _lose_patience(self) -> None:
         self._patience = min(2 * self._patience, self._longest * self._jitter())
 

@@ -47,6 +47,7 @@ class Options:
     days: int | None
     speed: float | None
     seed: int | None
+    boot: int | None
     broker: BrokerUrl
     window: int
     marks: bool
@@ -105,11 +106,17 @@ def choose(options: Options, found: State | None, last_boot: int = 0) -> State:
     if found is not None:
         # A stream that has a given end is not stale: it is finished or goes on.
         stale = options.days is None and found.journaled_until < now_ticks() - _STALE_DAYS * 24 * HOUR
-        same = seed == found.seed and options.start in (None, found.start) and found.fingerprint == scenario.fingerprint
+        same = (
+            seed == found.seed
+            and options.boot in (None, found.boot)
+            and options.start in (None, found.start)
+            and found.fingerprint == scenario.fingerprint
+        )
         if same and not stale:
             return found
     start = options.start or yesterday(scenario)
-    return State(max(found.boot if found else 0, last_boot) + 1, seed, start, scenario.day_start(start), scenario.fingerprint)
+    boot = options.boot or max(found.boot if found else 0, last_boot) + 1
+    return State(boot, seed, start, scenario.day_start(start), scenario.fingerprint)
 
 
 class Runner:

@@ -52,6 +52,23 @@ def test_a_retained_mark_is_known_before_anything_is_sent(broker: str, tmp_path:
     asyncio.run(run())
 
 
+def test_a_run_that_repeats_the_identities_of_another_is_told_so_once(broker: str, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def run() -> None:
+        machines = [machine(tmp_path / n, 3, WND.replace("/01/", f"/{n}/")) for n in ("81", "82")]
+        with Client(broker) as client:
+            for one in machines:
+                client.retain(one.topic.replace("_cell_v1/completed", "_ledger_v1/committed"), encode(Committed(1, 7)))
+        serving = asyncio.create_task(Gateway(BrokerUrl.parse(broker), "gateway-outrun", machines, say=said.append).serve())
+        await until(lambda: said, "said")
+        await asyncio.sleep(0.5)
+        serving.cancel()
+
+    asyncio.run(run())
+    assert ["begin with --boot 2" in text for text in said] == [True]
+
+
 def test_what_was_acked_and_not_marked_is_sent_again_on_a_new_connection(mosquitto_of_mine: Mosquitto, tmp_path: Path) -> None:
     broker = mosquitto_of_mine
 

@@ -245,6 +245,15 @@ def test_a_mark_of_another_boot_or_an_old_one_says_nothing(tmp_path: Path) -> No
     assert made.uncommitted == 0
 
 
+def test_a_mark_beyond_the_journal_is_noticed(tmp_path: Path) -> None:
+    made = machine(tmp_path, 10)
+    assert not made.is_outrun_by(Committed(1, 10))
+    assert not made.is_outrun_by(Committed(0, 99))
+    assert made.is_outrun_by(Committed(1, 11))
+    assert made.is_outrun_by(Committed(2, 0))
+    assert machine(tmp_path / "new").is_outrun_by(Committed(1, 1))
+
+
 def test_a_new_boot_waits_for_the_end_of_the_old_one(tmp_path: Path) -> None:
     machine(tmp_path, 10)
     again = Machine(TOPIC, Journal(tmp_path, fsync="never"), jitter=lambda: 1.0)
