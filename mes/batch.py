@@ -23,11 +23,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A reject with where it came from."""
+    """A reject with where it came from. `counted`: the ledger has learnt its identity from it, nothing had it before."""
 
     topic: str
     machine_id: int | None
     reject: Reject
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -40,8 +41,14 @@ class Batch:
     duplicates: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
     events: int = 0
 
-    def add(self, topic: str, payload: bytes, equipment: Equipment, ledger: Ledger) -> None:
-        """Take in a message: every event of it is new, a duplicate, or quarantined. Never raises."""
+    def add(
+        self, topic: str, payload: bytes, equipment: Equipment, ledger: Ledger, *, times: int = 1, received_us: int | None = None
+    ) -> None:
+        """Take in a message: every event of it is new, a duplicate, or quarantined. Never raises.
+
+        times          how often it has come: all but one are duplicates
+        received_us    when it came, microseconds since 1970  [default: now]
+        """
         try:
             machine = equipment.machine(topic)
         except Rejected as why:
@@ -49,13 +56,19 @@ class Batch:
             return
         events, rejects = machine.station.rules.decode(payload)
         if events:
-            self._take(machine, events if isinstance(events, list) else list(events), ledger)
+            self._take(machine, events if isinstance(events, list) else list(events), ledger, received_us or time.time_ns() // 1000)
+            if times > 1:
+                for event in events:
+                    self.duplicates[machine.machine_id, event.boot] += times - 1
         for reject in rejects:
-            self.quarantined.append(Quarantined(topic, machine.machine_id, reject))
-            if reject.boot is not None and reject.seq is not None and ledger.add(machine.machine_id, reject.boot, reject.seq):
-                self.received[machine.machine_id, reject.boot].add(reject.seq)
+            counted = False
+            if reject.boot is not None and reject.seq is not None:
+                counted = ledger.add(machine.machine_id, reject.boot, reject.seq)
+                if counted:
+                    self.received[machine.machine_id, reject.boot].add(reject.seq)
+            self.quarantined.append(Quarantined(topic, machine.machine_id, reject, counted))
 
-    def _take(self, machine: Machine, events: list[CellEvent], ledger: Ledger) -> None:
+    def _take(self, machine: Machine, events: list[CellEvent], ledger: Ledger, received_us: int) -> None:
         machine_id, boot, first = machine.machine_id, events[0].boot, events[0].seq
         new = events
         if (len(events) == 1 or _in_a_row(events)) and ledger.extend(machine_id, boot, first, len(events)):
@@ -63,7 +76,7 @@ class Batch:
         else:
             new = [event for event in events if self._is_new(machine_id, event, ledger)]
         if new:
-            self.deliveries[machine.station].append(Delivery(machine_id, time.time_ns() // 1000, new))
+            self.deliveries[machine.station].append(Delivery(machine_id, received_us, new))
             self.events += len(new)
 
     def _is_new(self, machine_id: int, event: CellEvent, ledger: Ledger) -> bool:

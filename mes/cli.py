@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mes.cli_ledger import ledger
+from mes.cli_quarantine import quarantine
 from mes.errors import MesError, Unavailable
 
 EXIT_CONFIG, EXIT_UNAVAILABLE = 2, 3
@@ -158,6 +159,7 @@ def daily(line: str | None, day: dt.datetime | None, most: int, form: str) -> No
 
 
 main.add_command(ledger)
+main.add_command(quarantine)
 
 
 @main.command()

@@ -32,6 +32,14 @@ def count(n: int | None) -> str:
     return "–" if n is None else f"{n:,}"
 
 
+def escaped(text: str | bytes, most: int = 4000) -> str:
+    """Text that came from outside as a terminal may show it: what does not print is escaped, what is too long is cut."""
+    whole = len(text)
+    shown = text[:most].decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text[:most]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return shown if whole <= most else f"{shown}… ({count(whole)} in all)"
+
+
 def as_json(rows: Sequence[Row]) -> str:
     """One JSON array; dates as ISO text, undefined ratios as null."""
     return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode()

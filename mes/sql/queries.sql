@@ -104,10 +104,69 @@ FROM unnest(%s::timestamptz[], %s::integer[], %s::integer[], %s::bigint[]) AS k 
 JOIN mes.cell_event e ON (e.line_id, e.at, e.machine_id, e.boot, e.seq) = (%s::smallint, k.at, k.machine_id, k.boot, k.seq)
 
 -- name: quarantine
--- Keep a reject whole; the same bytes on the same topic are counted, not repeated.
-INSERT INTO mes.quarantine AS q (reason, detail, topic, payload, machine_id, boot, seq, digest)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (digest) DO UPDATE SET last_seen_at = now(), times = q.times + 1
+-- Keep rejects whole; the same bytes on the same topic are counted, not repeated, and the latest verdict stands.
+INSERT INTO mes.quarantine AS q (digest, times, reason, detail, topic, payload, machine_id, boot, seq, counted)
+SELECT * FROM unnest(%s::bytea[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::integer[], %s::integer[], %s::bigint[], %s::boolean[])
+ORDER BY 1
+ON CONFLICT (digest) DO UPDATE SET last_seen_at = now(), times = q.times + EXCLUDED.times, reason = EXCLUDED.reason, detail = EXCLUDED.detail,
+    machine_id = EXCLUDED.machine_id, boot = EXCLUDED.boot, seq = EXCLUDED.seq, counted = q.counted OR EXCLUDED.counted
+
+-- name: quarantined
+-- Entries that wait, newest first, without their bytes.
+SELECT quarantine_id, first_seen_at, last_seen_at, times, reason, detail, topic, boot, seq, octet_length(payload) AS bytes
+FROM mes.quarantine
+WHERE (%(line)s::text IS NULL OR starts_with(topic, %(line)s)) AND (%(reason)s::text IS NULL OR reason = %(reason)s)
+    AND (%(since)s::timestamptz IS NULL OR last_seen_at >= %(since)s)
+ORDER BY quarantine_id DESC LIMIT %(most)s
+
+-- name: discarded
+-- Entries that were discarded, latest first.
+SELECT quarantine_id, discarded_at, discarded_by, why, times, reason, detail, topic, boot, seq, bytes, encode(digest, 'hex') AS digest
+FROM mes.quarantine_discarded
+WHERE (%(line)s::text IS NULL OR starts_with(topic, %(line)s)) AND (%(reason)s::text IS NULL OR reason = %(reason)s)
+    AND (%(since)s::timestamptz IS NULL OR discarded_at >= %(since)s)
+ORDER BY discarded_at DESC, quarantine_id DESC LIMIT %(most)s
+
+-- name: quarantined_entry
+-- All of one entry.
+SELECT q.quarantine_id, q.reason, q.detail, q.topic, l.path || '/' || s.code || '/' || m.code AS machine, q.boot, q.seq, q.times,
+    q.first_seen_at, q.last_seen_at, encode(q.digest, 'hex') AS digest, octet_length(q.payload) AS bytes, q.payload
+FROM mes.quarantine q LEFT JOIN mes.machine m USING (machine_id) LEFT JOIN mes.station s USING (station_id) LEFT JOIN mes.line l USING (line_id)
+WHERE q.quarantine_id = %s
+
+-- name: quarantined_ids
+-- Entries by number, by line, by reason, in order of arrival.
+SELECT quarantine_id FROM mes.quarantine
+WHERE (%(ids)s::bigint[] IS NULL OR quarantine_id = ANY(%(ids)s)) AND (%(line)s::text IS NULL OR starts_with(topic, %(line)s))
+    AND (%(reason)s::text IS NULL OR reason = %(reason)s)
+ORDER BY quarantine_id
+
+-- name: quarantined_payloads
+-- Entries to be decoded anew; bytes that are too many for any message stay where they are.
+SELECT quarantine_id, times, reason, detail, topic, machine_id, boot, seq, counted, (extract(epoch FROM first_seen_at) * 1000000)::bigint,
+    CASE WHEN octet_length(payload) <= %(most)s THEN payload END
+FROM mes.quarantine WHERE quarantine_id = ANY(%(ids)s) ORDER BY quarantine_id
+
+-- name: close_quarantined
+-- Entries that have been understood, unless one was seen again or closed since it was read.
+DELETE FROM mes.quarantine q USING unnest(%s::bigint[], %s::integer[]) AS k (quarantine_id, times)
+WHERE q.quarantine_id = k.quarantine_id AND q.times = k.times
+
+-- name: judge_quarantined
+-- The verdict of today on entries that stay.
+UPDATE mes.quarantine q
+SET reason = v.reason, detail = v.detail, machine_id = v.machine_id, boot = v.boot, seq = v.seq, counted = v.counted
+FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::integer[], %s::integer[], %s::bigint[], %s::boolean[])
+    AS v (quarantine_id, reason, detail, machine_id, boot, seq, counted)
+WHERE q.quarantine_id = v.quarantine_id
+
+-- name: discard_quarantined
+-- Throw the bytes away, and keep the rest beside who, when and why.
+WITH gone AS (DELETE FROM mes.quarantine WHERE quarantine_id = ANY(%(ids)s) RETURNING *)
+INSERT INTO mes.quarantine_discarded
+    (quarantine_id, first_seen_at, last_seen_at, times, reason, detail, topic, bytes, machine_id, boot, seq, digest, why)
+SELECT quarantine_id, first_seen_at, last_seen_at, times, reason, detail, topic, octet_length(payload), machine_id, boot, seq, digest, %(why)s
+FROM gone
 
 -- name: lines_with_marks
 -- Lines that wait for a rollup, and the oldest bucket that does.

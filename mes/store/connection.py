@@ -18,6 +18,7 @@ from mes.settings import without_password
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 # What passes by itself or when someone makes room, by SQLSTATE or its class: the server goes, starts or is full, two
 # transactions were in each other's way, a standby has not taken over yet. All else is Refused.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import psycopg
 from psycopg import errors as pg
 from psycopg.types.multirange import Int8Multirange
 from psycopg.types.range import Int8Range
@@ -21,8 +22,10 @@ from mes.batch import Batch
 from mes.equipment import Equipment, Line, Machine, Station
 from mes.ledger import Ledger, Received
 from mes.store.blocks import COLUMNS, HEADER, TRAILER, blocks
-from mes.store.connection import Connection, connect, queries, translated
+from mes.store.connection import Connection, Cursor, connect, queries, translated
 from mes.store.migrate import check
+
+log = logging.getLogger(__name__)
 
 _LEASE = 0x6D65736C  # "mesl": first key of the advisory locks that are leases of lines
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -104,21 +107,32 @@ class Writer:
         with translated(self._url):
             return self._connection.execute(queries()["marks"], [self.line.line_id]).fetchall()
 
-    def commit(self, batch: Batch) -> int:
-        """Store a batch: rows, ledger, marks and quarantine in one transaction. Returns how many rows it added.
+    def quarantined(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Entries of the quarantine to be decoded anew; the payload is None where it is longer than any message may be."""
+        with translated(self._url):
+            values = {"ids": list(ids), "most": contract.MAX_MESSAGE_BYTES}
+            return self._connection.execute(queries()["quarantined_payloads"], values).fetchall()
 
-        The ledger has kept duplicates out. Should the table know an event all the same (rows that were put there by
-        other hands), the optimistic COPY fails on the key; then the known ones are looked up, and the rest stored.
+    def commit(self, batch: Batch, inside: Callable[[Cursor], None] | None = None) -> int:
+        """Store a batch: rows, ledger, marks and quarantine in one transaction, and what `inside` does in it last.
+        Returns how many rows it added.
+
+        The ledger has kept duplicates out. Should the table know an event all the same (a replay of the quarantine, rows
+        that were put there by other hands), the optimistic COPY fails on the key; then the known ones are looked up, and
+        the rest stored. Two that store the same events in another order at once may meet in a deadlock: one tries again.
         """
         with translated(self._url):
-            try:
-                self._transact(batch)
-            except pg.UniqueViolation:
-                self._drop_stored(batch)
-                self._transact(batch)
-        return batch.events
+            while True:
+                try:
+                    self._transact(batch, inside)
+                    return batch.events
+                except pg.UniqueViolation:
+                    if not self._drop_stored(batch):
+                        raise
+                except pg.DeadlockDetected:
+                    log.info("line %s: met another writer of the same events, trying again", self.line.path)
 
-    def _transact(self, batch: Batch) -> None:
+    def _transact(self, batch: Batch, inside: Callable[[Cursor], None] | None) -> None:
         with self._connection.transaction(), self._connection.cursor() as cursor:
             touched = []
             if batch.events:
@@ -137,9 +151,12 @@ class Writer:
                 _write_quarantine(cursor, batch)
             if batch.events:
                 cursor.execute("SELECT pg_notify('mes_marks', %s)", [self.line.path])
+            if inside:
+                inside(cursor)
 
-    def _drop_stored(self, batch: Batch) -> None:
-        """Take out of the batch what the table holds already, and count it as duplicate."""
+    def _drop_stored(self, batch: Batch) -> int:
+        """Take out of the batch what the table holds already, and count it as duplicate; how many that were."""
+        before = batch.events
         events = [(e.timestamp_ms, d.machine_id, e.boot, e.seq) for ds in batch.deliveries.values() for d in ds for e in d.events]
         at_ms, machine_ids, boots, seqs = map(list, zip(*events, strict=True))
         at = [_EPOCH + dt.timedelta(milliseconds=ms) for ms in at_ms]
@@ -156,9 +173,10 @@ class Writer:
             deliveries[:] = [d for d in deliveries if d.events]
         for station in [station for station, deliveries in batch.deliveries.items() if not deliveries]:
             del batch.deliveries[station]
+        return before - batch.events
 
 
-def _write_ledger(cursor: psycopg.Cursor[tuple[object, ...]], batch: Batch) -> None:
+def _write_ledger(cursor: Cursor, batch: Batch) -> None:
     keys = sorted(batch.received.keys() | batch.duplicates.keys())
     if not keys:
         return
@@ -169,20 +187,20 @@ def _write_ledger(cursor: psycopg.Cursor[tuple[object, ...]], batch: Batch) -> N
     )
 
 
-def _write_quarantine(cursor: psycopg.Cursor[tuple[object, ...]], batch: Batch) -> None:
-    cursor.executemany(
-        queries()["quarantine"],
-        [
-            (
-                q.reject.reason,
-                q.reject.detail[:2000].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0"),
-                q.topic.replace("\0", "\\0"),
-                q.reject.payload,
-                q.machine_id,
-                q.reject.boot,
-                q.reject.seq,
-                hashlib.sha256(q.topic.encode() + b"\0" + q.reject.payload).digest(),
-            )
-            for q in batch.quarantined
-        ],
-    )
+def _write_quarantine(cursor: Cursor, batch: Batch) -> None:
+    kept: dict[bytes, list[object]] = {}
+    for q in batch.quarantined:
+        digest = hashlib.sha256(q.topic.encode() + b"\0" + q.reject.payload).digest()
+        if digest in kept:
+            kept[digest][1] += 1  # type: ignore[operator]
+            continue
+        kept[digest] = [
+            digest, 1, q.reject.reason, storable(q.reject.detail), q.topic.replace("\0", "\\0"), q.reject.payload,
+            q.machine_id, q.reject.boot, q.reject.seq, q.counted,
+        ]  # fmt: skip
+    cursor.execute(queries()["quarantine"], list(map(list, zip(*kept.values(), strict=True))))
+
+
+def storable(detail: str) -> str:
+    """The detail of a reject as a text column can hold it."""
+    return detail[:2000].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
