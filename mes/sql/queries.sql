@@ -107,7 +107,6 @@ JOIN mes.cell_event e ON (e.line_id, e.at, e.machine_id, e.boot, e.seq) = (%s::s
 -- Keep rejects whole; the same bytes on the same topic are counted, not repeated, and the latest verdict stands.
 INSERT INTO mes.quarantine AS q (digest, times, reason, detail, topic, payload, machine_id, boot, seq, counted)
 SELECT * FROM unnest(%s::bytea[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::integer[], %s::integer[], %s::bigint[], %s::boolean[])
-ORDER BY 1
 ON CONFLICT (digest) DO UPDATE SET last_seen_at = now(), times = q.times + EXCLUDED.times, reason = EXCLUDED.reason, detail = EXCLUDED.detail,
     machine_id = EXCLUDED.machine_id, boot = EXCLUDED.boot, seq = EXCLUDED.seq, counted = q.counted OR EXCLUDED.counted
 
