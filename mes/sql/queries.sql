@@ -105,9 +105,9 @@ JOIN mes.cell_event e ON (e.line_id, e.at, e.machine_id, e.boot, e.seq) = (%s::s
 
 -- name: quarantine
 -- Keep rejects whole; the same bytes on the same topic are counted, not repeated, and the latest verdict stands.
-INSERT INTO mes.quarantine AS q (digest, times, reason, detail, topic, payload, machine_id, boot, seq, counted)
-SELECT * FROM unnest(%s::bytea[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::integer[], %s::integer[], %s::bigint[], %s::boolean[])
-ON CONFLICT (digest) DO UPDATE SET last_seen_at = now(), times = q.times + EXCLUDED.times, reason = EXCLUDED.reason, detail = EXCLUDED.detail,
+INSERT INTO mes.quarantine AS q (reason, detail, topic, payload, machine_id, boot, seq, counted, digest)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (digest) DO UPDATE SET last_seen_at = now(), times = q.times + 1, reason = EXCLUDED.reason, detail = EXCLUDED.detail,
     machine_id = EXCLUDED.machine_id, boot = EXCLUDED.boot, seq = EXCLUDED.seq, counted = q.counted OR EXCLUDED.counted
 
 -- name: quarantined

@@ -188,17 +188,23 @@ def _write_ledger(cursor: Cursor, batch: Batch) -> None:
 
 
 def _write_quarantine(cursor: Cursor, batch: Batch) -> None:
-    kept: dict[bytes, list[object]] = {}
-    for q in batch.quarantined:
-        digest = hashlib.sha256(q.topic.encode() + b"\0" + q.reject.payload).digest()
-        if digest in kept:
-            kept[digest][1] += 1  # type: ignore[operator]
-            continue
-        kept[digest] = [
-            digest, 1, q.reject.reason, storable(q.reject.detail), q.topic.replace("\0", "\\0"), q.reject.payload,
-            q.machine_id, q.reject.boot, q.reject.seq, q.counted,
-        ]  # fmt: skip
-    cursor.execute(queries()["quarantine"], list(map(list, zip(*kept.values(), strict=True))))
+    cursor.executemany(
+        queries()["quarantine"],
+        [
+            (
+                q.reject.reason,
+                storable(q.reject.detail),
+                q.topic.replace("\0", "\\0"),
+                q.reject.payload,
+                q.machine_id,
+                q.reject.boot,
+                q.reject.seq,
+                q.counted,
+                hashlib.sha256(q.topic.encode() + b"\0" + q.reject.payload).digest(),
+            )
+            for q in batch.quarantined
+        ],
+    )
 
 
 def storable(detail: str) -> str:

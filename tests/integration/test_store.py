@@ -305,7 +305,7 @@ def test_what_a_server_says_no_to_is_refused_and_silence_is_unavailable(store: s
 
 
 def test_who_may_read_report_and_nothing_else_can_read_every_view(store: str, line: Line) -> None:
-    line.put(GRD, *(event(i) for i in range(1, 11)))
+    line.put(GRD, *(event(i) for i in range(1, 11)), event(11, result="scrap", defect="unheard"))
     while step(store):
         pass
     with psycopg.connect(store) as connection:

@@ -19,7 +19,7 @@ from tests.plants import small_lines
 from tests.servers import free_port, missing, wait_for
 
 BLOCKS = dict(re.findall(r"<!-- block: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
-TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "publish", "gaps", "seed"}
+TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "publish", "gaps", "quarantine", "seed"}
 
 
 class Plant:
@@ -157,6 +157,18 @@ def test_gaps(counting: Plant, tmp_path: Path) -> None:
     wait_for(lambda: value(counting.database, "SELECT count(*) FROM mes.cell_event WHERE seq = 18844") == 1, what="the cells stored")
     output = counting.run("gaps", tmp_path / "home", MES_DATABASE_URL=counting.database)
     assert "closed 18841 of machine nanjing/cells/32140-1/wnd/01, boot 1" in output
+
+
+def test_quarantine(counting: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Gateway(counting.broker) as gateway:
+        gateway.send([(WND, b"hello")])
+    query = "SELECT max(quarantine_id) FROM mes.quarantine WHERE payload = 'hello'"
+    number = wait_for(lambda: value(counting.database, query), what="quarantine")
+    monkeypatch.setitem(BLOCKS, "quarantine", BLOCKS["quarantine"].replace("17", str(number)))
+    output = counting.run("quarantine", tmp_path / "home", MES_DATABASE_URL=counting.database)
+    assert "0 understood: 0 events stored, 0 duplicates; 1 stay" in output
+    assert "discarded 1" in output
+    assert "the vendor's test message" in output
 
 
 def test_seed(counting: Plant, tmp_path: Path) -> None:
