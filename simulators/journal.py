@@ -130,8 +130,9 @@ class Journal:
                 offset += len(file.readline())
             file.seek(offset)
             data = file.read(min(MAX_MESSAGE_BYTES - 1, segment.size - offset))
-        n = min(data.count(b"\n"), most)
-        end = _end_of(data, n)
+        there = data.count(b"\n")
+        n = min(there, most)
+        end = data.rindex(b"\n") + 1 if n == there else _end_of(data, n)
         if end < len(data) or seq + n < segment.following:
             self._remember(segment, seq + n, offset + end)
         lines = data[: end - 1]
@@ -203,8 +204,6 @@ def _write_some(file: FileIO, data: memoryview) -> int:
 
 def _end_of(data: bytes, n: int) -> int:
     """Where the n-th line of `data` ends."""
-    if data.count(b"\n") == n:
-        return data.rindex(b"\n") + 1
     end = 0
     for _ in range(n):
         end = data.index(b"\n", end) + 1
