@@ -144,6 +144,8 @@ class Parser:
                     raise ProtocolError(f"a packet of type {first >> 4} with {length} bytes")
                 stop = start + limit
             if stop > end:
+                if first >> 4 != _PUBLISH and first not in _PARSERS:
+                    raise _unexpected(first)  # not to wait for the rest of what is no MQTT at all
                 self._missing = stop - end
                 break
             if first >> 4 == _PUBLISH:
@@ -204,10 +206,14 @@ def _long_length(data: bytes, position: int) -> tuple[int, int]:
     return 0, 0
 
 
+def _unexpected(first: int) -> ProtocolError:
+    return ProtocolError(f"a packet that begins with {first:#04x}, which no broker sends to a subscriber at QoS 1")
+
+
 def _packet_of(first: int, body: bytes) -> Packet:
     parse = _PARSERS.get(first)
     if parse is None:
-        raise ProtocolError(f"a packet that begins with {first:#04x}, which no broker sends to a subscriber at QoS 1")
+        raise _unexpected(first)
     packet = parse(body)
     if packet is None:
         raise ProtocolError(f"{parse.__name__.lstrip('_').upper()} with {body[:8].hex(' ') or 'nothing'} in it")

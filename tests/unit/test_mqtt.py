@@ -134,6 +134,7 @@ def test_damaged_streams_are_errors_or_packets_and_slicing_does_not_matter(strea
         (b"\x42\x02\x00\x01", "0x42"),
         (b"\x62\x02\x00\x01", "0x62"),
         (b"\x10\x02\x00\x01", "0x10"),
+        (b"HTTP/1.1 400", "0x48"),
         (b"\x00\x00", "0x00"),
         (b"\xe0\x00", "0xe0"),
         (b"\x20\x02\x02\x00", "CONNACK with 02 00"),
