@@ -10,12 +10,13 @@ import contextlib
 import itertools
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiomqtt
 
-from mes.errors import Unavailable
+from mes.errors import Refused, Unavailable
 from mes.mqtt import Message
 from mes.session import REFUSED_CODES, Address, Session, refused, said_plainly
 from mes.settings import without_password
@@ -26,16 +27,52 @@ log = logging.getLogger(__name__)
 logging.getLogger("mqtt").setLevel(logging.ERROR)  # aiomqtt warns of more than ten calls under way, which is what we want
 
 _AT_ONCE = 100  # retained values on their way
+_HOLD_S = 60.0  # after which a topic that the broker refused is tried again
+_OLDER = (1, 132)  # reason codes of a broker that does not speak MQTT 5
 
 
-def client(url: str, **options: Any) -> aiomqtt.Client:
-    """An unconnected client for the URL."""
-    at = Address.of(url)
-    return aiomqtt.Client(at.host, at.port, username=at.user, password=at.password, tls_context=at.tls(), **options)
+class _Older(Refused):
+    """The broker does not speak this version of MQTT."""
+
+
+class _Client(aiomqtt.Client):
+    """aiomqtt's, with a publish that tells the broker's reason code, which aiomqtt does not look at."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        at = Address.of(url)
+        super().__init__(at.host, at.port, username=at.user, password=at.password, tls_context=at.tls(), **options)
+        self._answers: dict[int, asyncio.Future[int]] = {}
+
+    async def retain(self, values: list[tuple[str, bytes]]) -> list[int | None]:
+        """Publish values, retained, and wait for the broker's reason code of each (MQTT 3.1.1 knows only 0: taken); None
+        where the connection ended before."""
+        answers: list[asyncio.Future[int]] = []
+        for topic, payload in values:
+            answer = asyncio.get_running_loop().create_future()
+            self._answers[self._client.publish(topic, payload, 1, retain=True).mid] = answer
+            answers.append(answer)
+        everything = asyncio.gather(*answers)
+        await asyncio.wait((everything, self._disconnected), return_when=asyncio.FIRST_COMPLETED)
+        return [answer.result() if answer.done() else None for answer in answers]
+
+    def has_gone(self) -> bool:
+        return self._disconnected.done()
+
+    def _on_publish(self, *what: Any) -> None:
+        _, _, mid, code, _ = what
+        answer = self._answers.pop(mid, None)
+        if answer is not None and not answer.done():
+            answer.set_result(getattr(code, "value", code))
+
+    def _on_disconnect(self, *what: Any) -> None:
+        if not self._connected.cancelled():  # else nobody waits any more, and aiomqtt would stumble over that
+            super()._on_disconnect(*what)
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # seen: asyncio would complain of it otherwise
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, mqtt: aiomqtt.Client) -> AsyncIterator[aiomqtt.Client]:
+async def connected(url: str, mqtt: _Client) -> AsyncIterator[_Client]:
     """Hold a connection; Refused if the broker says no, Unavailable if it does not answer or goes away."""
     where = f"broker {without_password(url)}"
     try:
@@ -43,8 +80,11 @@ async def connected(url: str, mqtt: aiomqtt.Client) -> AsyncIterator[aiomqtt.Cli
             yield mqtt
     except aiomqtt.MqttCodeError as why:
         code = why.rc if isinstance(why.rc, int) else why.rc.value if why.rc else 0
-        if isinstance(why, aiomqtt.exceptions.MqttConnectError) and code in REFUSED_CODES:
-            raise refused(where, code) from why
+        if isinstance(why, aiomqtt.exceptions.MqttConnectError):
+            if code in _OLDER:
+                raise _Older(f"{where} speaks neither MQTT 5 nor 3.1.1: check MES_BROKER_URL") from why
+            if code in REFUSED_CODES:
+                raise refused(where, code) from why
         raise Unavailable(f"{where}: {why}") from why
     except aiomqtt.MqttError as why:
         if isinstance(why.__context__, ssl.SSLError):  # what aiomqtt made of it has no type
@@ -57,14 +97,18 @@ async def connected(url: str, mqtt: aiomqtt.Client) -> AsyncIterator[aiomqtt.Cli
 class Publisher:
     """Keeps retained topics at their latest value: what matters is the last value, not each one.
 
-    Every value is published again on each new connection, since a broker that died may have lost what it retained.
+    Every value is published again on each new connection, since a broker that died may have lost what it retained. A topic
+    that the broker refuses is said so, once, and tried again after a minute.
     """
 
     def __init__(self, url: str, client_id: str) -> None:
         self._url = url
         self._client_id = client_id
+        self._version = aiomqtt.ProtocolVersion.V5  # it knows reason codes
         self._values: dict[str, bytes] = {}
         self._waiting: dict[str, bytes] = {}
+        self._held: dict[str, float] = {}  # refused topics, until when
+        self._said: set[str] = set()
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
@@ -74,12 +118,14 @@ class Publisher:
 
         An empty payload takes the retained value away.
         """
-        self._values[topic] = self._waiting[topic] = payload
-        self._some.set()
-        self._none.clear()
+        self._values[topic] = payload
+        if topic not in self._held:
+            self._waiting[topic] = payload
+            self._some.set()
+            self._none.clear()
 
     async def drained(self, within: float) -> bool:
-        """Wait for at most so many seconds until the broker has acknowledged all values; whether it has."""
+        """Wait for at most so many seconds until the broker has answered for all values; whether it has."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._none.wait(), within)
         return self._none.is_set()
@@ -89,42 +135,64 @@ class Publisher:
         pause = 0.5
         while True:
             try:
-                async with connected(self._url, client(self._url, identifier=self._client_id)) as mqtt:
+                async with connected(self._url, _Client(self._url, identifier=self._client_id, protocol=self._version)) as mqtt:
                     pause = 0.5
-                    self._waiting = dict(self._values)
+                    self._waiting = {topic: payload for topic, payload in self._values.items() if topic not in self._held}
                     await self._drain(mqtt)
+            except _Older:
+                if self._version == aiomqtt.ProtocolVersion.V311:
+                    raise
+                self._version = aiomqtt.ProtocolVersion.V311
+                continue
             except Unavailable as why:
                 log.warning("%s; values wait, trying again in %.0f s", why, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
 
-    async def _drain(self, mqtt: aiomqtt.Client) -> None:
-        while True:
-            while self._waiting:
+    async def _drain(self, mqtt: _Client) -> None:
+        while not mqtt.has_gone():
+            while self._waiting and not mqtt.has_gone():
                 some = list(itertools.islice(self._waiting.items(), _AT_ONCE))
-                await asyncio.gather(*(mqtt.publish(topic, payload, qos=1, retain=True) for topic, payload in some))
-                for topic, payload in some:
-                    if self._waiting.get(topic) is payload:
+                for (topic, payload), code in zip(some, await mqtt.retain(some), strict=True):
+                    if code is not None and code >= 128:
+                        self._hold(topic, code)
+                    if code is not None and self._waiting.get(topic) is payload:
                         del self._waiting[topic]
-            self._none.set()
+            if not self._waiting:
+                self._none.set()
             self._some.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._some.wait(), 5.0)
-            if mqtt._disconnected.done():  # noqa: SLF001
-                raise Unavailable(f"broker {without_password(self._url)}: disconnected")
+            self._let_go()
+        raise Unavailable(f"broker {without_password(self._url)}: disconnected")
+
+    def _hold(self, topic: str, code: int) -> None:
+        self._held[topic] = time.monotonic() + _HOLD_S
+        if topic not in self._said:
+            self._said.add(topic)
+            reason = "not authorised" if code == 135 else f"reason code {code}"
+            where = without_password(self._url)
+            log.error("broker %s does not take %s (%s): grant this user to write it; it is tried again", where, topic, reason)
+
+    def _let_go(self) -> None:
+        for topic in [topic for topic, until in self._held.items() if until <= time.monotonic()]:
+            del self._held[topic]
+            self.set(topic, self._values[topic])
 
 
 @contextlib.asynccontextmanager
-async def subscribed(url: str, topic: str) -> AsyncIterator[Callable[[float], Awaitable[bytes | None]]]:
+async def subscribed(url: str, client_id: str, topic: str) -> AsyncIterator[Callable[[float], Awaitable[bytes | None]]]:
     """Yields a function that waits at most so many seconds for the next value of a topic, the retained one first."""
-    async with connected(url, client(url)) as mqtt:
-        await mqtt.subscribe(topic, qos=1)
-        messages = aiter(mqtt.messages)
+    async with Session(url, client_id, [topic], clean=True) as session:
+        arrived: list[Message] = []
 
         async def following(within: float) -> bytes | None:
-            try:
-                return bytes((await asyncio.wait_for(anext(messages), within)).payload)
-            except TimeoutError:
-                return None
+            if not arrived:
+                try:
+                    arrived.extend(await asyncio.wait_for(session.receive(), within))
+                except TimeoutError:
+                    return None
+                session.ack(arrived)
+            return arrived.pop(0).payload
 
         yield following

@@ -73,7 +73,8 @@ async def refuse_second_backend(broker: str, line: Line, database: str) -> None:
 
     Workers with the same database never meet here, they take turns by the lease. A holder that has died is silent.
     """
-    async with subscribed(broker, contract.holder_topic(line.site, line.area, line.code)) as following:
+    topic = contract.holder_topic(line.site, line.area, line.code)
+    async with subscribed(broker, f"mes-look-{line.site}-{line.code}-{WORKER}", topic) as following:
         first = _holder(await following(_RETAINED_S))
         if first is None or first.database == database:
             return

@@ -77,19 +77,23 @@ class Session(asyncio.Protocol):
 
     filters   what to subscribe to
     retired   filters of earlier versions of the program, taken out of the session, where they would stay for ever
+    clean     whether the session ends with the connection instead
     limit     bytes: reading stops while more wait to be taken, so back-pressure reaches the broker and memory is bounded,
               whatever the broker's own caps are
 
     One object is one connection: when it has gone, `receive` hands out what has arrived and then raises Unavailable.
     """
 
-    def __init__(self, url: str, client_id: str, filters: Sequence[str], limit: int = 8 << 20, retired: Collection[str] = ()) -> None:
+    def __init__(
+        self, url: str, client_id: str, filters: Sequence[str], limit: int = 8 << 20, retired: Collection[str] = (), clean: bool = False
+    ) -> None:
         self._at = Address.of(url)
         self._where = f"broker {without_password(url)}"
         self._client_id = client_id
         self._filters = filters
         self._retired = [pattern for pattern in retired if pattern not in filters]
         self._limit = limit
+        self._clean = clean
         self.established = asyncio.Event()
         """Set once the broker keeps this session: whatever is published from then on will arrive, now or later.
 
@@ -173,7 +177,8 @@ class Session(asyncio.Protocol):
         if (sock := transport.get_extra_info("socket")) is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_KEEPALIVE_S * 1000))
         keepalive = math.ceil(_KEEPALIVE_S)
-        transport.write(mqtt.connect(self._client_id, keepalive=keepalive, user=self._at.user, password=self._at.password))
+        who = mqtt.connect(self._client_id, keepalive=keepalive, clean=self._clean, user=self._at.user, password=self._at.password)
+        transport.write(who)
 
     def data_received(self, data: bytes) -> None:
         self._silence = 0

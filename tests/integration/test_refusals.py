@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from mes.embedded import process
-from tests.pipeline import WND, Gateway, environment, event, rows, sessions_held, value
+from tests.pipeline import GRD, WND, Gateway, environment, event, rows, sessions_held, subscriber, value
 from tests.servers import Mosquitto, accepts, free_port, stopped_at_the_end, wait_for
 
 
@@ -95,6 +95,25 @@ def test_a_subscription_that_is_not_permitted(database: str, tmp_path: Path) -> 
         wait_for(lambda: accepts(port), what="NATS")
         line = refused(database, f"mqtt://mes:secret@127.0.0.1:{port}")
     assert re.search(r"refused the subscription umh/v1/cbak/\S+: grant this user to read it", line)
+
+
+def test_a_mark_that_may_not_be_written_is_said_once_and_the_cells_are_stored(database: str, tmp_path: Path) -> None:
+    """Mosquitto 2.0.11 also hangs up on who is refused: the other marks must get through all the same."""
+    allowed = GRD.replace("_cell_v1/completed", "_ledger_v1/committed")
+    (tmp_path / "acl").write_text(f"topic readwrite umh/v1/cbak/+/+/+/+/+/_cell_v1/completed\ntopic read #\ntopic write {allowed}\n")
+    (tmp_path / "acl").chmod(0o644)
+    log = tmp_path / "log"
+    with Mosquitto(tmp_path / "mosquitto", f"acl_file {tmp_path}/acl\n") as broker, trying(database, broker.url, log):
+        sessions_held(database)
+        with Gateway(broker.url) as gateway, subscriber(broker.url, allowed) as marks:
+            for n in range(1, 4):
+                gateway.cells(WND, [event(n)])
+                gateway.cells(GRD, [event(n)])
+                wait_for(lambda n=n: marks.get(allowed) == {"boot": 1, "seq": n}, 60, "the mark that may be written")  # type: ignore[misc]
+        wait_for(lambda: value(database, "SELECT count(*) FROM mes.cell_event") == 6, 60, "stored")
+    said = [line for line in log.read_text().splitlines() if WND.replace("_cell_v1/completed", "_ledger_v1/committed") in line]
+    assert ["(not authorised): grant this user to write it" in line for line in said] == [True]
+    assert "Traceback" not in log.read_text()
 
 
 def test_servers_that_are_away_are_waited_for(database: str, tmp_path: Path) -> None:
