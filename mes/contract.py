@@ -42,7 +42,8 @@ _FLOAT32_MAX: Final = 3.4028234e38
 _LEVEL = re.compile(r"[a-z0-9-]{1,40}")
 _NAME = re.compile(r"[a-z0-9_]{1,40}")
 _MACHINE_SCHEMAS = frozenset({"_cell_v1", "_state_v1", "_ledger_v1"})
-_LINE_SCHEMAS = frozenset({"_kpi_v1", "_alert_v1", "_ledger_v1"})
+_LINE_SCHEMAS = frozenset({"_kpi_v1", "_alert_v1"})
+_HOLDER = ("_ledger_v1", "holder")  # the one word of a line's ledger; all others are of machines
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class Topic:
             if not _LEVEL.fullmatch(level):
                 raise Rejected("topic", f"topic level {level[:80]!r} is not 1 to 40 of a-z, 0-9 and -")
         allowed = _MACHINE_SCHEMAS if len(levels) == 7 else _LINE_SCHEMAS
-        if schema not in allowed or not _NAME.fullmatch(name):
+        known = schema in allowed or (len(levels) == 5 and (schema, name) == _HOLDER)
+        if not known or not _NAME.fullmatch(name):
             raise Rejected("topic", f"topic ends in {schema[:40]}/{name[:40]}, not in one of {', '.join(sorted(allowed))} and a name")
         site, area, line, *rest = equipment
         station, machine = rest or (None, None)
