@@ -84,8 +84,18 @@ class Fleet:
 
     def __init__(self, folder: Path, command: list[str]) -> None:
         self.folder = folder
-        with (folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        self._command = command
+        self.start()
+
+    def start(self) -> None:
+        """Also after a kill: the machines go on with what is in their journals."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
 
     @property
     def status(self) -> dict[str, int]:
@@ -117,9 +127,8 @@ class Plant:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.fleets: list[Fleet] = []
         self.sent: dict[tuple[str, int], list[Any]] = {}
-        self.poison: dict[tuple[str, bytes], int] = {}
+        self.poison: set[tuple[str, bytes]] = set()
         self.sound = True
-        (folder / "topics.json").write_bytes(msgspec.json.encode(self.topics))
 
     def __enter__(self) -> Self:
         return self
@@ -136,12 +145,14 @@ class Plant:
                 child.kill()
                 child.wait()
 
-    def start(self, *names: str, database: str | None = None, broker: str | None = None, prefix: tuple[str, ...] = ()) -> None:
+    def start(
+        self, *names: str, database: str | None = None, broker: str | None = None, prefix: tuple[str, ...] = (), module: str = "mes"
+    ) -> None:
         """Start workers, "ingest" or "rollup" and a word behind it; on other URLs, and by another command, where given."""
         for name in names:
             with (self.folder / f"{name}.log").open("ab") as log:
                 self.workers[name] = subprocess.Popen(
-                    [*prefix, sys.executable, "-m", "mes", name.partition("-")[0]],
+                    [*prefix, sys.executable, "-m", module, name.partition("-")[0]],
                     env=environment(database or self.database, broker or self.broker), stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
 
@@ -150,13 +161,21 @@ class Plant:
         self.workers[name].kill()
         self.workers[name].wait()
 
-    def run_machines(self, events: int, rate: float, *, jumps: bool = False, broker: str | None = None) -> Fleet:
-        """All machines begin a boot and make so many events each, `rate` a second together."""
-        boot = len(self.fleets) + 1
-        folder = self.folder / f"boot-{boot}"
+    def run_machines(
+        self, events: int, rate: float, *, jumps: bool = False, broker: str | None = None, ahead: int = 8192, disk: Path | None = None
+    ) -> Fleet:
+        """All machines begin a boot and make so many events each, `rate` a second together.
+
+        disk  where their journals are, instead of a folder of this boot
+        """
+        boot = 1000 + len(self.fleets)
+        folder = (disk or self.folder) / f"boot-{boot}"
         folder.mkdir()
-        words = ["--topics", str(self.folder / "topics.json"), "--boot", str(boot), "--events", str(events), "--rate", str(rate)]
-        command = [sys.executable, "-m", "tests.fleet", str(folder), broker or self.broker, *words, *(["--jumps"] if jumps else [])]
+        names = self.folder / "topics.json"
+        names.write_bytes(msgspec.json.encode(self.topics))
+        words = {"topics": names, "boot": boot, "events": events, "rate": rate, "ahead": ahead}
+        options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "tests.fleet", str(folder), broker or self.broker, *options, *(["--jumps"] if jumps else [])]
         self.fleets.append(Fleet(folder, command))
         for topic in self.topics:
             self.sent[topic, boot] = [fleet.cell(topic, boot, seq, jumps) for seq in range(1, events + 1)]

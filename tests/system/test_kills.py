@@ -28,6 +28,9 @@ class Ground:
             server = self.server if part == "database" else self.broker
             server.kill()
             return server.start
+        if part == "machines":
+            self.plant.fleets[-1].kill()
+            return self.plant.fleets[-1].start
         self.plant.kill(part)
         return lambda: self.plant.start(part)
 
@@ -77,9 +80,10 @@ ONE = [("mosquitto", "database"), ("mosquitto", "broker"), ("mosquitto", "rollup
 TWO = [
     (kind, *pair) for kind in ("mosquitto", "embedded") for pair in itertools.combinations(("ingest", "rollup", "database", "broker"), 2)
 ]
+MACHINES = [("mosquitto", "machines"), ("mosquitto", "machines", "broker"), ("embedded", "machines", "ingest")]
 
 
-@pytest.mark.parametrize("parts", ONE + TWO, ids="-".join)
+@pytest.mark.parametrize("parts", ONE + MACHINES + TWO, ids="-".join)
 def test_kill_of(grounds: Grounds, tell: Tell, parts: tuple[str, ...], fault_seed: int) -> None:
     ground, draw = grounds(parts[0]), random.Random(f"{fault_seed} {parts}")
     fleet = ground.plant.run_machines(100, 1200)
