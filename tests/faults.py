@@ -195,7 +195,8 @@ class Plant:
         """Seconds until each line has committed something that it had not, or all that it will ever have."""
         began = time.monotonic()
         total = Counter(account.line_of(topic) for (topic, _), events in self.sent.items() for _ in events)
-        query = "SELECT jsonb_object_agg(path, (SELECT count(*) FROM mes.cell_event e WHERE e.line_id = l.line_id)) FROM mes.line l WHERE active"
+        count = "SELECT count(*) FROM mes.cell_event e WHERE e.line_id = l.line_id"
+        query = f"SELECT jsonb_object_agg(path, ({count})) FROM mes.line l WHERE active"
         before = wait_for(lambda: self.ask(query), PATIENCE_S, "the database")
 
         def went_on() -> bool:

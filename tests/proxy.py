@@ -32,6 +32,7 @@ class Proxy:
         self.silent: frozenset[Direction] = frozenset()
         self.refusing = False
         self.connections = 0
+        self.passed: dict[Direction, int] = {"up": 0, "down": 0}  # bytes
         self._random = random.Random(seed)
         self._links: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -104,6 +105,7 @@ class Proxy:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s * (1 + self._random.random()))
                 writer.write(data)
+                self.passed[direction] += len(data)
                 await writer.drain()
 
 
