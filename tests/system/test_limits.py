@@ -78,8 +78,13 @@ def test_the_disk_under_the_database_is_full(tell: Tell, tmp_path: Path, what: s
         assert panicked or what == "tables"
         was_alive = server.alive()
         filler.unlink()
-        if not server.alive():
-            server.start()
+
+        def answers() -> bool:  # it may go down only now, in the middle of its recovery
+            if not server.alive():
+                server.start()
+            return plant.ask("SELECT 1") == 1
+
+        wait_for(answers, PATIENCE_S, "the database")
         recovered = plant.recovers()
         how = "statements failed" if not panicked else "the server recovered" if was_alive else "the server went down"
         tell(f"{plant.settle()} ({how}; committing again {recovered:.1f} s after there was room)")
