@@ -76,7 +76,7 @@ class Way:
         environment = {**clean, "MES_DATABASE_URL": database, "MES_BROKER_URL": broker, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", *self.command(database, broker)]
         with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=said, stderr=said)
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stdout=said, stderr=said)
             with stopped_at_the_end(process):
                 yield process
                 if (code := process.poll()) is not None:
