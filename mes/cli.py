@@ -74,14 +74,24 @@ def seed(seeds: Path | None) -> None:
 
 @main.command()
 @click.option("--line", "lines", multiple=True, envvar="MES_LINES", show_envvar=True, help="only this line (path); may be repeated")
-def ingest(lines: tuple[str, ...]) -> None:
+@click.option(
+    "--metrics-port",
+    envvar="MES_METRICS_PORT",
+    show_envvar=True,
+    type=click.IntRange(1, 65535),
+    help="serve Prometheus metrics at /metrics on this port  [default: do not]",
+)
+@click.option("--metrics-host", envvar="MES_METRICS_HOST", show_envvar=True, default="127.0.0.1", help="address to serve metrics on")
+def ingest(lines: tuple[str, ...], metrics_port: int | None, metrics_host: str) -> None:
     """Store events of the lines whose lease can be had, until stopped."""
-    from mes import settings
+    from mes import metrics, settings
     from mes.ingest import ingest as run
     from mes.ingest import relax_collector
     from mes.tasks import stop_on_signals
 
     relax_collector()
+    if metrics_port:
+        metrics.serve(metrics_host, metrics_port)
 
     async def service() -> None:
         await run(settings.database_url(), settings.broker_url(), stop_on_signals(), frozenset(lines))

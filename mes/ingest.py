@@ -21,6 +21,7 @@ from mes.broker import Message, Publisher, Session
 from mes.equipment import Line
 from mes.errors import Unavailable
 from mes.marks import INTERVAL_S, WORKER, Holding, Marks, refuse_second_backend
+from mes.metrics import Meter
 from mes.store.events import Writer, active_lines
 from mes.tasks import set_within, task_group, unless
 
@@ -63,6 +64,7 @@ async def _flow(line: Line, store: Writer, store_call: Callable[..., Awaitable[A
 
     async with Session(broker, contract.session_id(line.site, line.code), filters, retired=retired) as session:
         log.info("line %s: lease and session held", line.path)
+        meter = Meter(line.path, session)
 
         async def decode() -> None:
             while (messages := await unless(draining, session.receive(BATCH_BYTES, LINGER_S))) is not None:
@@ -75,8 +77,9 @@ async def _flow(line: Line, store: Writer, store_call: Callable[..., Awaitable[A
         async def commit() -> None:
             while (taken := await filled.get()) is not None:
                 batch, messages = taken
-                await store_call(store.commit, batch)
-                session.ack(messages)
+                with meter.committing(batch):
+                    await store_call(store.commit, batch)
+                    session.ack(messages)
                 marks.sent(batch)
                 _say(line, batch)
             drained.set()

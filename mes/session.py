@@ -143,6 +143,11 @@ class Session(asyncio.Protocol):
         finally:
             self._abort()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that have arrived and were not taken yet."""
+        return self._bytes
+
     async def receive(self, most: int = 1 << 20, linger: float = 0.0) -> list[Message]:
         """All that has arrived, in order, up to about `most` bytes; waits for one message, and where few came `linger` seconds for more."""
         while not self._arrived:
