@@ -32,7 +32,7 @@ LINGER_S = 0.02  # the age that closes a batch: how long its first message waits
 LEASE_RETRY_S = 1.0
 LAST_MARKS_S = 1.0  # for the marks of the last batch, when the worker is to stop
 PLANT_CHECK_S = 2.0
-RETRY_S = (0.5, 15.0)  # first and longest pause before beginning anew
+RETRY_S = (0.5, 5.0)  # first and longest pause before beginning anew: another may wait for a successor, for ten seconds at most
 
 
 async def ingest_line(line: Line, database: str, broker: str, draining: asyncio.Event) -> None:
