@@ -49,8 +49,7 @@ def test_every_poison_is_kept_and_every_good_neighbour_stored(parts: Parts) -> N
         for n, message in enumerate(messages, 1):
             gateway.send([message, (WND, encode(event(n)))])
         wait_for(lambda: len(stored(database, 1)) == good, 60, "good neighbours")
-        wait_for(lambda: value(database, "SELECT sum(times) FROM mes.quarantine") == bad.total(), 60, "poison")
-        gateway.send([(WND, encode(event(good + 1)))])
+        gateway.send([(WND, encode(event(good + 1)))])  # behind all of the poison, so that is in the database by then
         wait_for(lambda: len(stored(database, 1)) == good + 1, 30, "ingest alive")
         assert ingest.poll() is None
         assert peak_memory(ingest) < MEMORY_LIMIT
