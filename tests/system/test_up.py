@@ -90,8 +90,14 @@ class Running:
 
     def child(self, words: str) -> int:
         """The pid of a child by its command line; waits until there is one."""
-        wait_until(lambda: [pid for pid, command in processes_of(self.place).items() if words in command], f"a process {words!r}")
-        return next(pid for pid, command in processes_of(self.place).items() if words in command)
+        found: list[int] = []
+
+        def seen() -> bool:
+            found[:] = [pid for pid, command in processes_of(self.place).items() if words in command]
+            return bool(found)
+
+        wait_until(seen, f"a process {words!r}")
+        return found[0]
 
 
 @pytest.fixture
@@ -185,7 +191,7 @@ def test_what_dies_is_started_again_and_nothing_is_lost(start: Callable[..., Run
         pid = running.child(words)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda pid=pid: pid not in processes_of(running.place), "the process to be gone")
-        assert running.child(words) != pid
+        running.child(words)
         wait_until(lambda: query(url, "SELECT 1") == 1, "the database")
         wait_until(lambda: answers(port), "the broker")
         report_cells(port, 20 * n + 1, 20)
