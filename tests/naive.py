@@ -9,6 +9,7 @@ import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 # --- the wire contract -------------------------------------------------------------------------------------------------
@@ -183,6 +184,98 @@ def bin_of(cycle_s: float) -> int:
 def bin_edge(n: int) -> float:
     """Lower edge of a bin, seconds."""
     return float(2.0 ** (n // 32 - 7) * (1 + n % 32 / 32))
+
+
+@dataclass(frozen=True)
+class Report:
+    """An event as `mes.kpi` sees it: a unit reported by a station."""
+
+    at: int
+    received_at: int
+    unit: int
+    seq: int
+    machine_id: int
+    boot: int
+    cycle_s: float
+    station_id: int
+    attempt: int
+    result: int
+    defect_id: int
+    meas: tuple[float, ...]
+
+
+Cells = dict[Any, Any]
+"""Values by (bucket, id, ...); what is zero is not in it."""
+
+
+def day_sums(
+    reports: Iterable[Report],
+    witnesses: Iterable[Report],
+    first_us: int,
+    day_end_us: int,
+    grids: Mapping[tuple[int, int], tuple[float, float]],
+) -> dict[str, Cells]:
+    """What `mes.kpi` must make of a line's reports, by the names of its arrays. `grids`: (origin, step) by (station, slot)."""
+    reports, witnesses = list(reports), list(witnesses)
+    out: dict[str, Cells] = defaultdict(Counter)
+    lists: dict[str, Cells] = defaultdict(lambda: defaultdict(list))
+    chains: dict[tuple[int, int], list[tuple[Report, bool]]] = defaultdict(list)
+    for r, counted in [(r, True) for r in reports] + [(r, False) for r in witnesses]:
+        chains[r.unit, r.station_id].append((r, counted))
+
+    for r in reports:
+        bucket = (r.at - first_us) // BUCKET_US
+        where = bucket, r.station_id
+        out["results"][*where, r.result] += 1
+        out["histogram"][*where, bin_of(r.cycle_s)] += 1
+        if r.defect_id != 0:
+            out["defects"][bucket, r.defect_id] += 1
+        lists["last_at"][where].append(r.at)
+        for slot, x in enumerate(r.meas):
+            if math.isnan(x):
+                continue
+            origin, step = grids.get((r.station_id, slot), (math.nan, math.nan))
+            if math.isinf(x) or math.isnan(step) or abs(q := round((Fraction(x) - Fraction(origin)) / Fraction(step))) >= 2**31:
+                out["implausible"][*where, slot] += 1
+                continue
+            out["n"][*where, slot] += 1
+            out["total"][*where, slot] += q
+            out["squares"][*where, slot] += q * q
+            lists["low"][*where, slot].append(x)
+            lists["high"][*where, slot].append(x)
+        machine = bucket, r.machine_id, r.boot
+        out["received"][machine] += 1
+        out["late"][machine] += r.received_at >= day_end_us
+        out["ahead"][machine] += r.at > r.received_at + 300_000_000
+        lists["first_seq"][machine].append(r.seq)
+        lists["last_seq"][machine].append(r.seq)
+
+    for chain in chains.values():
+        chain.sort(key=lambda pair: (pair[0].at, pair[0].seq, -pair[0].result))
+        for name, chosen in {
+            "inspected": [(r, counted) for r, counted in chain if r.attempt == 1][:1],
+            "first_pass_good": [(r, counted and r.result == 0) for r, counted in chain if r.attempt == 1][:1],
+            "passed": [(r, counted) for r, counted in chain if r.result == 0][:1],
+            "retests": [pair for before, pair in itertools.pairwise(chain) if before[0].result != 1],
+        }.items():
+            for r, counted in chosen:
+                if counted:
+                    out[name][(r.at - first_us) // BUCKET_US, r.station_id] += 1
+
+    for name, cells in lists.items():
+        choose = min if name in ("low", "first_seq") else max
+        out[name] = {where: choose(values) for where, values in cells.items()}
+    return out
+
+
+def record(report: Report) -> bytes:
+    """A report as the query `read_events` hands it over: big-endian, the readings as PostgreSQL's array_send writes them."""
+    r = report
+    head = struct.pack("!qqqqiif", r.at, r.received_at, r.unit, r.seq, r.machine_id, r.boot, r.cycle_s)
+    head += struct.pack("!hhhh", r.station_id, r.attempt, r.result, r.defect_id)
+    if not r.meas:
+        return head + struct.pack("!iii", 0, 0, 700)
+    return head + struct.pack("!iiiii", 1, 0, 700, len(r.meas), 1) + b"".join(struct.pack("!if", 4, x) for x in r.meas)
 
 
 # --- PostgreSQL's binary COPY ------------------------------------------------------------------------------------------
