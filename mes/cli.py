@@ -64,10 +64,11 @@ def migrate() -> None:
 @click.option("--seeds", envvar="MES_SEEDS", show_envvar=True, type=click.Path(path_type=Path), help="folder that describes the plants")
 def seed(seeds: Path | None) -> None:
     """Load sites, lines, products and targets from a seeds folder."""
-    from mes import plant, settings
+    from mes import settings
+    from mes.seeds import load_plant
     from mes.store import seed as run
 
-    loaded = plant.load(seeds or settings.seeds())
+    loaded = load_plant(seeds or settings.seeds())
     changed = run.seed(settings.database_url(), loaded)
     click.echo(f"{len(loaded.sites)} sites, {len(loaded.lines)} lines: {'loaded' if changed else 'unchanged'}")
 

@@ -24,11 +24,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from mes import plant, settings
+from mes import settings
 from mes.embedded import process
 from mes.embedded.broker import EmbeddedBroker
 from mes.embedded.postgres import EmbeddedPostgres
 from mes.errors import ConfigError
+from mes.plant import Plant
+from mes.seeds import load_plant
 
 BOARD_PORT: Final = 8787
 _TICK_S: Final = 0.2
@@ -82,7 +84,7 @@ class Stack:
     ) -> None:
         self.home = home
         self.seeds = seeds
-        self.plant: plant.Plant = plant.load(seeds)
+        self.plant: Plant = load_plant(seeds)
         self.database_url = database_url or ""
         self.broker_url = broker_url or ""
         self.board_port = board_port

@@ -86,9 +86,9 @@ def list_lines(seeds: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mes import plant
+    from mes.seeds import load_plant
 
-    whole = plant.load(_seeds_folder(seeds))
+    whole = load_plant(_seeds_folder(seeds))
     table = Table("line", "name", "product", "stations", "machines", "target a day")
     for line in sorted(whole.lines.values(), key=lambda entry: entry.path):
         plan = max((t for t in whole.targets if t.line == line.path), key=lambda t: t.from_, default=None)
@@ -191,11 +191,11 @@ def _table(figures: dict[str, Any]) -> Any:
 @_seeds
 def compile_kernels(seeds: Path | None) -> None:
     """Compile the kernels into their cache, so that the first run need not wait."""
-    from mes import plant
+    from mes.seeds import load_plant
     from simulators.scenario import Scenario
     from simulators.stream import Stream
 
-    whole = plant.load(_seeds_folder(seeds))
+    whole = load_plant(_seeds_folder(seeds))
     line = next(iter(whole.lines.values()))
     Stream(Scenario(line, whole.sites[line.site]), 1, dt.date(2026, 1, 1)).compile()
 

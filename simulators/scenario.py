@@ -14,6 +14,7 @@ import msgspec
 from mes import plant
 from mes.contract import machine_topic
 from mes.errors import ConfigError
+from mes.seeds import load_plant
 
 if TYPE_CHECKING:
     from simulators.jit import Array
@@ -66,7 +67,7 @@ class Scenario:
 
 def load(seeds: Path, line: str) -> Scenario:
     """One line of a seeds folder; ConfigError names the file, key and cure."""
-    whole = plant.load(seeds)
+    whole = load_plant(seeds)
     found = whole.line(line)
     scenario = Scenario(found, whole.sites[found.site])
     check(scenario, seeds)

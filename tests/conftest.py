@@ -10,9 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from mes import plant
 from mes.embedded.broker import EmbeddedBroker
 from mes.embedded.postgres import EmbeddedPostgres
+from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from tests.servers import Mosquitto, debian_postgres, free_port
@@ -36,7 +36,7 @@ def _cloner(server: str) -> Databases:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {template}")
     migrate(_other(server, template))
-    seed(_other(server, template), plant.load(SEEDS))
+    seed(_other(server, template), load_plant(SEEDS))
 
     def clone() -> str:
         name = f"mes_test_{next(_numbers)}"

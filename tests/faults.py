@@ -19,10 +19,10 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import psycopg
 
-from mes import plant as plants
 from mes.embedded import process
 from mes.embedded.broker import EmbeddedBroker
 from mes.embedded.postgres import EmbeddedPostgres
+from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from tests import account, fleet
@@ -124,7 +124,7 @@ class Plant:
         self.folder = folder
         self.database = database
         self.broker = broker_url
-        self.topics = fleet.topics(plants.load(seeds))
+        self.topics = fleet.topics(load_plant(seeds))
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.fleets: list[Fleet] = []
         self.sent: dict[tuple[str, int], list[Any]] = {}
@@ -237,7 +237,7 @@ class Databases:
         self._numbers = itertools.count(1)
         self.seeds = small_lines(folder / "seeds", 100.0)
         migrate(server.url)
-        seed(server.url, plants.load(self.seeds))
+        seed(server.url, load_plant(self.seeds))
 
     def new(self) -> str:
         name = f"plant_{next(self._numbers)}"

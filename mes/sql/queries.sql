@@ -6,6 +6,21 @@ SELECT l.line_id, s.code, l.area, l.code
 FROM mes.line l JOIN mes.site s USING (site_id)
 WHERE l.active ORDER BY l.path
 
+-- name: calendars
+-- The whole calendar of each line, or of one, as of one moment: shifts in order, holidays, and stops of the line or its site.
+SELECT l.line_id, l.path, s.zone, s.day_start,
+    (SELECT coalesce(json_agg(json_build_object(
+            'since', f.from_day, 'name', f.name, 'start', f.starts, 'end', f.ends, 'breaks', (
+                SELECT coalesce(json_agg(json_build_array(b.starts, b.ends) ORDER BY (b.starts < s.day_start), b.starts), '[]')
+                FROM mes.shift_break b WHERE (b.site_id, b.from_day, b.position) = (f.site_id, f.from_day, f.position)
+            )) ORDER BY f.from_day, f.position), '[]')
+     FROM mes.shift f WHERE f.site_id = s.site_id),
+    (SELECT coalesce(json_agg(h.production_day), '[]') FROM mes.holiday h WHERE h.site_id = s.site_id),
+    (SELECT coalesce(json_agg(json_build_array(p.begins, p.ends) ORDER BY p.begins, p.ends), '[]')
+     FROM mes.planned_stop p WHERE p.site_id = s.site_id AND coalesce(p.line_id, l.line_id) = l.line_id)
+FROM mes.line l JOIN mes.site s USING (site_id)
+WHERE %(path)s::text IS NULL OR l.path = %(path)s
+
 -- name: plant_version
 -- Raised by each seeding.
 SELECT coalesce(max(version), 0) FROM mes.plant_version

@@ -8,15 +8,20 @@ from typing import Any
 import msgspec
 from psycopg import sql
 
-from mes.plant import Line, Plant
+from mes.plant import Line, Plant, Site
+from mes.store.calendars import TURN, LineCalendar, line_calendars
 from mes.store.connection import Connection, connect, translated
 from mes.store.migrate import check
+
+SUMS_OF_DAYS = ("station_hour", "station_day", "defect_day", "line_day")
+"""Tables of the schema kpi whose rows belong to a production day."""
 
 
 def seed(url: str, plant: Plant) -> bool:
     """Load `plant` in one transaction; False if it is what the database holds already.
 
-    What is no longer there becomes inactive: facts still refer to it.
+    What is no longer there becomes inactive: facts still refer to it. Days whose calendar changes are marked, to be
+    summed anew.
     """
     digest = hashlib.sha256(msgspec.json.encode(plant)).hexdigest()
     with connect(url, autocommit=False, application="mes seed") as connection, translated(url):
@@ -26,6 +31,7 @@ def seed(url: str, plant: Plant) -> bool:
         if latest and latest[0] == digest:
             return False
         connection.execute("INSERT INTO mes.plant_version (digest) VALUES (%s)", [digest])
+        before = line_calendars(connection)
         sites = {}
         for site in plant.sites.values():
             sites[site.code] = _upsert(
@@ -34,11 +40,6 @@ def seed(url: str, plant: Plant) -> bool:
                 ("code",),
                 {"code": site.code, "name": site.name, "zone": site.zone, "day_start": site.day_start, "source": site.source},
             )
-            connection.execute("DELETE FROM mes.shift WHERE site_id = %s", [sites[site.code]])
-            for position, shift in enumerate(site.shift):
-                connection.execute(
-                    "INSERT INTO mes.shift VALUES (%s, %s, %s, %s, %s)", [sites[site.code], position, shift.name, shift.start, shift.end]
-                )
         products = {
             p.code: _upsert(
                 connection, "product", ("code",), {"code": p.code, "name": p.name, "energy_wh": p.energy_wh, "source": p.source}
@@ -47,6 +48,9 @@ def seed(url: str, plant: Plant) -> bool:
         }
         connection.execute("UPDATE mes.line SET active = false WHERE active")
         lines = {line.path: _line(connection, line, sites[line.site], products[line.product]) for line in plant.lines.values()}
+        for site in plant.sites.values():
+            _calendar(connection, site, sites[site.code], lines)
+        _mark_changed(connection, before)
         connection.execute("DELETE FROM mes.target")
         for t in plant.targets:
             connection.execute(
@@ -116,6 +120,51 @@ def _line(connection: Connection, line: Line, site_id: int, product_id: int) -> 
             }
             _upsert(connection, "characteristic", ("station_id", "slot"), values, returning="slot")
     return line_id
+
+
+def _calendar(connection: Connection, site: Site, site_id: int, lines: dict[str, int]) -> None:
+    for table in ("shift", "holiday", "planned_stop"):
+        connection.execute(sql.SQL("DELETE FROM {} WHERE site_id = %s").format(sql.Identifier("mes", table)), [site_id])
+    for since, plan in site.plans:
+        for position, shift in enumerate(plan):
+            connection.execute(
+                "INSERT INTO mes.shift (site_id, from_day, position, name, starts, ends) VALUES (%s, %s, %s, %s, %s, %s)",
+                [site_id, since, position, shift.name, shift.start, shift.end],
+            )
+            for pause in shift.breaks:
+                connection.execute(
+                    "INSERT INTO mes.shift_break VALUES (%s, %s, %s, %s, %s)", [site_id, since, position, pause.start, pause.end]
+                )
+    for holiday in site.holiday:
+        connection.execute("INSERT INTO mes.holiday VALUES (%s, %s, %s)", [site_id, holiday.day, holiday.name])
+    for stop in site.planned_stop:
+        connection.execute(
+            "INSERT INTO mes.planned_stop (site_id, line_id, begins, ends, reason) VALUES (%s, %s, %s, %s, %s)",
+            [site_id, lines[stop.line] if stop.line else None, *stop.span(site.tz), stop.reason],
+        )
+
+
+def _mark_changed(connection: Connection, before: dict[int, LineCalendar]) -> None:
+    """Mark what has to be summed anew: the days whose shifts or planned time change, all of it where days begin elsewhere."""
+    after = line_calendars(connection)
+    for line_id, old in sorted(before.items()):
+        new = after[line_id].calendar
+        if new == old.calendar:
+            continue
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TURN, line_id])  # a rollup may be at it, by the old calendar
+        if (new.zone, new.day_start) != (old.calendar.zone, old.calendar.day_start):
+            for table in SUMS_OF_DAYS:
+                connection.execute(sql.SQL("DELETE FROM {} WHERE line_id = %s").format(sql.Identifier("kpi", table)), [line_id])
+            buckets = [row[0] for row in connection.execute("SELECT DISTINCT bucket FROM kpi.station_bucket WHERE line_id = %s", [line_id])]
+        else:
+            days = connection.execute("SELECT production_day, starts_at FROM kpi.line_day WHERE line_id = %s", [line_id]).fetchall()
+            buckets = [
+                begin
+                for day, begin in days
+                if (new.shifts(day), new.scheduled(day)) != (old.calendar.shifts(day), old.calendar.scheduled(day))
+            ]
+        connection.execute("INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT %s, unnest(%s::timestamptz[])", [line_id, buckets])
+        connection.execute("SELECT pg_notify('mes_marks', %s)", [old.path])
 
 
 def _upsert(connection: Connection, table: str, key: tuple[str, ...], values: dict[str, Any], returning: str = "") -> int:

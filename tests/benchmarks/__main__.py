@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from mes import plant
 from mes.batch import Batch
 from mes.contract import CellEvent, encode
 from mes.embedded.postgres import EmbeddedPostgres
 from mes.equipment import Equipment
 from mes.ledger import Ledger
+from mes.seeds import load_plant
 from mes.store.blocks import COLUMNS
 from mes.store.events import Writer, active_lines
 from mes.store.migrate import migrate
@@ -48,7 +48,7 @@ def main(names: list[str]) -> None:
     if {"decode", "store", "sums"} & set(chosen):
         with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home)) as server:
             migrate(server.url)
-            seed(server.url, plant.load(ROOT / "seeds"))
+            seed(server.url, load_plant(ROOT / "seeds"))
             bench = Bench(server.url)
             for name in ("decode", "store", "sums"):
                 if name in chosen:
@@ -172,7 +172,7 @@ def messages(size: int) -> list[tuple[str, bytes]]:
     """Two hours of a line's cells, machine 01 of every station, in arrays."""
     numbers = np.random.default_rng(1)
     out = []
-    for station in plant.load(ROOT / "seeds").lines[PATH].station:
+    for station in load_plant(ROOT / "seeds").lines[PATH].station:
         topic = f"umh/v1/cbak/{PATH}/{station.code}/01/_cell_v1/completed"
         for first in range(0, 5000, size):
             events = [

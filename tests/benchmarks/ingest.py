@@ -27,9 +27,10 @@ import msgspec
 import numpy as np
 import psycopg
 
-from mes import contract, plant
+from mes import contract
 from mes.embedded.broker import EmbeddedBroker
 from mes.embedded.postgres import SETTINGS, EmbeddedPostgres
+from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from simulators.scenario import Scenario
@@ -99,7 +100,7 @@ class Events:
     """A simulated line's events, as objects and as arrays, encoded once."""
 
     def __init__(self) -> None:
-        whole = plant.load(ROOT / "seeds")
+        whole = load_plant(ROOT / "seeds")
         line = whole.lines[PATH]
         stream = Stream(Scenario(line, whole.sites[line.site]), 1, dt.date(2026, 11, 2))
         self.objects: Messages = []
@@ -306,7 +307,7 @@ def hypertable(_: Path) -> Iterator[str]:
 
 def prepared(url: str, *, hypertable: bool) -> None:
     migrate(url)
-    seed(url, plant.load(ROOT / "seeds"))
+    seed(url, load_plant(ROOT / "seeds"))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(PLAIN)
         if hypertable:

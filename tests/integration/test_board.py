@@ -22,10 +22,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from mes import plant
 from mes.board import figures
 from mes.embedded import process
 from mes.embedded.postgres import EmbeddedPostgres
+from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 
@@ -51,7 +51,7 @@ def wait_for(happened: Callable[[], Any], what: str) -> Any:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     with EmbeddedPostgres(tmp_path_factory.mktemp("home"), process.free_port(), say=lambda _: None) as started:
         migrate(started.url)
-        seed(started.url, plant.load(ROOT / "seeds"))
+        seed(started.url, load_plant(ROOT / "seeds"))
         yield started
 
 

@@ -20,9 +20,9 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from mes import plant
 from mes.contract import CellEvent, Topic
 from mes.embedded.broker import EmbeddedBroker
+from mes.seeds import load_plant
 from mes.store.seed import seed
 from simulators.journal import Journal
 from simulators.machine import Machine
@@ -395,7 +395,7 @@ def test_what_a_broker_has_lost_is_sent_again(
 ) -> None:
     """End to end: a broker that forgets everything at kill -9, a backend, and a line that is killed and started again."""
     database, broker = embedded_databases(), mosquitto_of_mine
-    seed(database, plant.load(seeds))
+    seed(database, load_plant(seeds))
     ledger = tmp_path / "ledger.json"
     line = ("--line", "a-1", "--start", START, "--days", "1", "--seeds", seeds, "--broker", broker.url, "--state", tmp_path / "state")
     arguments = ("run", *line, "--speed", "7200", "--ledger", ledger, "--progress", "none", "--marks")

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from mes import plant
 from mes.contract import encode
+from mes.seeds import load_plant
 from tests import naive, poison
 from tests.conftest import SEEDS
 from tests.pipeline import WND, Gateway, event, rows, service, sessions_held, value
@@ -16,7 +16,7 @@ from tests.servers import wait_for
 
 Parts = tuple[str, str]
 MEMORY_LIMIT = 300 << 20
-WINDING = next(s for s in plant.load(SEEDS).line("nanjing/cells/32140-1").station if s.code == "wnd")
+WINDING = next(s for s in load_plant(SEEDS).line("nanjing/cells/32140-1").station if s.code == "wnd")
 
 
 def parts_of(message: poison.Message) -> list[tuple[bytes, bool]]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from mes import plant
 from mes.batch import Batch
 from mes.contract import CellEvent, encode
 from mes.errors import ConfigError
+from mes.seeds import load_plant
 from mes.store import quarantine
 from mes.store.events import Writer, active_lines
 from mes.store.quarantine import Selection
@@ -86,7 +86,7 @@ def mend(database: str, folder: Path) -> None:
     new = '  { name = "glue_mass", unit = "g", nominal = 1, sigma = 0.1, distribution = "normal", sampling = 1, '
     new += 'sampling_basis = "100%", basis = "J" },\n'
     path.write_text(text.replace("characteristic = [\n", f"characteristic = [\n{new}", 1), encoding="utf-8")
-    assert seed(database, plant.load(folder))
+    assert seed(database, load_plant(folder))
 
 
 def scrap(seq: int, **changes: Any) -> bytes:

@@ -12,11 +12,11 @@ import numpy as np
 import psycopg
 import pytest
 
-from mes import plant
 from mes.batch import Batch
 from mes.contract import CellEvent, encode
 from mes.errors import ConfigError, Refused, Unavailable
 from mes.rollup import recompute_all
+from mes.seeds import load_plant
 from mes.store.connection import connect
 from mes.store.events import Writer, active_lines
 from mes.store.migrate import migrate, migrations
@@ -232,7 +232,7 @@ def test_empty_denominators_are_null(store: str, line: Line) -> None:
 
 
 def test_rolled_throughput_yield_is_the_product_over_the_route(store: str, line: Line) -> None:
-    stations = plant.load(SEEDS).lines["nanjing/cells/32140-1"].station
+    stations = load_plant(SEEDS).lines["nanjing/cells/32140-1"].station
     expected = 1.0
     for n, station in enumerate(stations, 1):
         topic = f"umh/v1/cbak/nanjing/cells/32140-1/{station.code}/01/_cell_v1/completed"
@@ -271,7 +271,7 @@ def test_quantiles_are_within_a_bin(store: str, line: Line, q: float) -> None:
 def test_seeding_keeps_ids_and_takes_in_new_lines_and_characteristics(store: str, tmp_path: Path) -> None:
     folder = tmp_path / "seeds"
     shutil.copytree(SEEDS, folder)
-    assert seed(store, plant.load(folder)) is False
+    assert seed(store, load_plant(folder)) is False
     ids = rows(store, "SELECT s.line_id, s.station_id, s.code FROM mes.station s ORDER BY 2")
     slots = rows(store, "SELECT station_id, slot, name FROM mes.characteristic ORDER BY 1, 2")
     text = (folder / "lines/nanjing-32140-1.toml").read_text()
@@ -279,7 +279,7 @@ def test_seeding_keeps_ids_and_takes_in_new_lines_and_characteristics(store: str
     new = '  { name = "glue_mass", unit = "g", nominal = 1, sigma = 0.1, distribution = "normal", sampling = 1, '
     new += 'sampling_basis = "100%", basis = "J" },\n'
     (folder / "lines/nanjing-32140-1.toml").write_text(f"{head}characteristic = [\n{new}{tail}")
-    assert seed(store, plant.load(folder)) is True
+    assert seed(store, load_plant(folder)) is True
     assert rows(store, "SELECT s.line_id, s.station_id, s.code FROM mes.station s ORDER BY 2") == ids
     assert [
         row for row in rows(store, "SELECT station_id, slot, name FROM mes.characteristic ORDER BY 1, 2") if row[2] != "glue_mass"
@@ -293,7 +293,7 @@ def test_seeds_that_are_refused_leave_the_database_unchanged(store: str, tmp_pat
     (folder / "targets.toml").write_text("[[target]]\nline = 'nowhere/a/b'\n")
     before = rows(store, "SELECT * FROM mes.plant_version")
     with pytest.raises(ConfigError, match=r"targets\.toml"):
-        seed(store, plant.load(folder))
+        seed(store, load_plant(folder))
     assert rows(store, "SELECT * FROM mes.plant_version") == before
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from mes import plant
+from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from tests.conftest import SEEDS
@@ -28,7 +28,7 @@ def hypertable() -> Iterator[str]:
         except Missing as why:
             pytest.skip(str(why))
         migrate(url)
-        seed(url, plant.load(SEEDS))
+        seed(url, load_plant(SEEDS))
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(HYPERTABLE)
         yield url

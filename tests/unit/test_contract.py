@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from mes import contract, plant
+from mes import contract
 from mes.contract import CellEvent, Reject, Station, Topic, encode
 from mes.errors import ConfigError, Rejected
+from mes.seeds import load_plant
 from tests import naive
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-WINDING = next(s for s in plant.load(ROOT / "seeds").line("nanjing/cells/32140-1").station if s.code == "wnd")
+WINDING = next(s for s in load_plant(ROOT / "seeds").line("nanjing/cells/32140-1").station if s.code == "wnd")
 CHARACTERISTICS = [c.name for c in WINDING.characteristic]
 DEFECTS = [d.code for d in WINDING.defect]
 STATION = Station(CHARACTERISTICS, DEFECTS)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mes import plant
 from mes.contract import Topic, machine_topic
 from mes.errors import ConfigError
+from mes.seeds import load_plant
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
 NANJING = "lines/nanjing-32140-1.toml"
@@ -196,7 +196,7 @@ REFUSALS: dict[str, tuple[str, Edit, list[str]]] = {
 def test_a_refusal_names_file_key_value_and_cure(seeds: Path, file: str, edit: Edit, parts: list[str]) -> None:
     edit(seeds / file)
     with pytest.raises(ConfigError) as why:
-        plant.load(seeds)
+        load_plant(seeds)
     text = str(why.value)
     assert text.startswith(f"{seeds / file}: ")
     assert [part for part in parts if part not in text] == []
@@ -205,7 +205,7 @@ def test_a_refusal_names_file_key_value_and_cure(seeds: Path, file: str, edit: E
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere/sites: no \*.toml file there; point --seeds at a folder with sites/"):
-        plant.load(tmp_path / "nowhere")
+        load_plant(tmp_path / "nowhere")
 
 
 OHIO_SITE = """
@@ -288,10 +288,10 @@ basis = "J"
 
 
 def test_a_third_line_is_two_files(seeds: Path) -> None:
-    before = plant.load(seeds)
+    before = load_plant(seeds)
     (seeds / "sites" / "ohio.toml").write_text(OHIO_SITE, encoding="utf-8")
     (seeds / "lines" / "ohio-26650-9.toml").write_text(OHIO_LINE, encoding="utf-8")
-    after = plant.load(seeds)
+    after = load_plant(seeds)
     assert set(after.lines) == {*before.lines, "ohio/pilot/26650-9"}
     assert {path: after.lines[path] for path in before.lines} == before.lines
     line = after.line("ohio")
@@ -309,30 +309,30 @@ def test_a_third_line_is_two_files(seeds: Path) -> None:
 
 def test_a_later_target_of_the_same_line_is_fine(seeds: Path) -> None:
     end_with(TARGET.format("nanjing/cells/32140-1", "2026-01-01"))(seeds / "targets.toml")
-    assert [t.from_ for t in plant.load(seeds).targets if t.line == "nanjing/cells/32140-1"] == [dt.date(2021, 2, 3), dt.date(2026, 1, 1)]
+    assert [t.from_ for t in load_plant(seeds).targets if t.line == "nanjing/cells/32140-1"] == [dt.date(2021, 2, 3), dt.date(2026, 1, 1)]
 
 
 @pytest.mark.parametrize("name", ["nanjing/cells/32140-1", "32140-1", "nanjing", "nanjing-32140-1"])
 def test_a_line_is_found_by_any_name_that_is_its_own(name: str) -> None:
-    assert plant.load(SEEDS).line(name).path == "nanjing/cells/32140-1"
+    assert load_plant(SEEDS).line(name).path == "nanjing/cells/32140-1"
 
 
 def test_a_name_of_no_line_or_of_two_is_refused(seeds: Path) -> None:
     with pytest.raises(ConfigError, match="line '32140-7' is unknown: use one of dalian/cells/26650-1, nanjing/cells/32140-1"):
-        plant.load(seeds).line("32140-7")
+        load_plant(seeds).line("32140-7")
     (seeds / "lines" / "two.toml").write_text(
         (seeds / NANJING).read_text(encoding="utf-8").replace('"32140-1"', '"32140-2"'), encoding="utf-8"
     )
     with pytest.raises(ConfigError, match="line 'nanjing' is not unique: use one of"):
-        plant.load(seeds).line("nanjing")
+        load_plant(seeds).line("nanjing")
 
 
 def test_every_machine_of_the_seeds_has_a_topic_of_its_own() -> None:
     topics = [
         machine_topic(line.site, line.area, line.code, station.code, machine, "cell")
-        for line in plant.load(SEEDS).lines.values()
+        for line in load_plant(SEEDS).lines.values()
         for station in line.station
         for machine in station.machine_codes
     ]
-    assert len(set(topics)) == len(topics) == sum(station.machines for line in plant.load(SEEDS).lines.values() for station in line.station)
+    assert len(set(topics)) == len(topics) == sum(station.machines for line in load_plant(SEEDS).lines.values() for station in line.station)
     assert all(str(Topic.parse(topic)) == topic for topic in topics)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from mes import plant
+from mes.seeds import load_plant
 
 ROOT = Path(__file__).resolve().parents[2]
 ORACLES = ROOT / "tests" / "oracles"
-PLANT = plant.load(ROOT / "seeds")
+PLANT = load_plant(ROOT / "seeds")
 
 # route of the tables: line of the seeds, column of its machines, cells a day
 ROUTES = {
