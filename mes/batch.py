@@ -11,6 +11,8 @@ from mes.equipment import Equipment, Machine, Station
 from mes.errors import Rejected
 from mes.ledger import Ledger, Received
 
+BUCKET_MS = 5 * 60 * 1000
+
 
 @dataclass(slots=True)
 class Delivery:
@@ -33,12 +35,16 @@ class Quarantined:
 
 @dataclass(slots=True)
 class Batch:
-    """Filled message by message; `events`, `duplicates` and `quarantined` account for all that came."""
+    """Filled message by message; `events`, `duplicates` and `quarantined` account for all that came.
+
+    Duplicates are counted by (machine id, boot), and by (machine id, the bucket of their time in seconds since 1970).
+    """
 
     deliveries: dict[Station, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
     quarantined: list[Quarantined] = field(default_factory=list)
     received: dict[tuple[int, int], Received] = field(default_factory=lambda: defaultdict(Received))
     duplicates: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
+    duplicates_at: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
     events: int = 0
 
     def add(
@@ -59,7 +65,7 @@ class Batch:
             self._take(machine, events if isinstance(events, list) else list(events), ledger, received_us or time.time_ns() // 1000)
             if times > 1:
                 for event in events:
-                    self.duplicates[machine.machine_id, event.boot] += times - 1
+                    self.repeated(machine.machine_id, event, times - 1)
         for reject in rejects:
             counted = False
             if reject.boot is not None and reject.seq is not None:
@@ -80,12 +86,16 @@ class Batch:
             self.events += len(new)
 
     def _is_new(self, machine_id: int, event: CellEvent, ledger: Ledger) -> bool:
-        key = (machine_id, event.boot)
         if ledger.add(machine_id, event.boot, event.seq):
-            self.received[key].add(event.seq)
+            self.received[machine_id, event.boot].add(event.seq)
             return True
-        self.duplicates[key] += 1
+        self.repeated(machine_id, event)
         return False
+
+    def repeated(self, machine_id: int, event: CellEvent, n: int = 1) -> None:
+        """Count an event that was stored before."""
+        self.duplicates[machine_id, event.boot] += n
+        self.duplicates_at[machine_id, event.timestamp_ms // BUCKET_MS * BUCKET_MS // 1000] += n
 
 
 def _in_a_row(events: list[CellEvent]) -> bool:

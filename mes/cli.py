@@ -169,6 +169,46 @@ def daily(line: str | None, day: dt.datetime | None, most: int, form: str) -> No
         click.echo("no production day has events yet" if not day else f"no events on production day {day:%Y-%m-%d}", err=True)
 
 
+@report.command()
+@click.argument("serial")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+def unit(serial: str, form: str) -> None:
+    """The life of one cell: every visit to a station, as its machine reported it."""
+    from mes import present, settings
+    from mes.errors import ConfigError
+    from mes.store import report as read
+    from mes.store.connection import connect
+
+    with connect(settings.database_url(), application="mes report") as connection:
+        rows = read.unit(connection, serial)
+    if not rows:
+        raise ConfigError(f"unit {serial!r} has no visit that is stored: check the serial")
+    if form == "json":
+        click.echo(present.as_json(rows))
+    else:
+        present.print_table(("at", "line", "station", "machine", "attempt", "result", "defect", "readings"), present.visits(rows))
+
+
+@main.command()
+@click.argument("serial")
+@click.option("--station", help="where it was scrapped, if at more than one station")
+@click.option("--why", required=True, help="kept with your database user and the time")
+def unscrap(serial: str, station: str | None, why: str) -> None:
+    """Take back the scrap of the cell SERIAL: it was found, or scanned by mistake."""
+    from mes import settings
+    from mes.errors import ConfigError
+    from mes.store.connection import connect
+    from mes.store.corrections import unscrap as run
+
+    if not why.strip():
+        raise ConfigError("--why is empty: say why this was no scrap")
+    with connect(settings.database_url(), application="mes unscrap") as connection:
+        done = run(connection, serial, station, why.strip())
+    own = done.booked_at == done.scrapped_at
+    where = "on the day of the scrap" if own else "on today, as the day of the scrap is closed"
+    click.echo(f"scrap by {done.machine} at {done.scrapped_at:%Y-%m-%d %H:%M:%S}Z taken back, booked {where}")
+
+
 main.add_command(ledger)
 main.add_command(quarantine)
 

@@ -65,6 +65,18 @@ def daily_table(rows: Sequence[Row], console: Console) -> Table:
         optional.pop(0)
 
 
+def visits(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    """Visits of a cell as cells of a table."""
+    return [
+        (
+            f"{row['at']:%Y-%m-%d %H:%M:%S}Z", row["line"], row["station"], row["machine"], row["attempt"],
+            row["result"] + (" (taken back)" if row["unscrapped_at"] else ""), row["defect"] or "",
+            ", ".join(f"{name} {value:.6g}" for name, value in (row["readings"] or {}).items()),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A plain table on stdout: numbers to the right, whole cells where the output is no terminal."""
     import sys
@@ -85,7 +97,7 @@ def _cells(row: Row) -> dict[str, str]:
     rate, gap = row["run_rate_gwh"], row["gap"]
     return {
         "line": row["line"],
-        "production\nday": f"{row['production_day']}{'' if row['is_closed'] else ' (open)'}",
+        "production\nday": f"{row['production_day']}{'' if row['is_over'] else ' (open)'}",
         "good": count(row["good"]),
         "target": count(row["target"]),
         "attainment": percent(row["attainment"]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 
 from mes import publish
@@ -22,8 +24,11 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5  # a line is summed at most this often; marks that come in between wait
 SHARE = 0.3  # and the work takes at most about this share of the time, so that ingest keeps its core
-LONGEST_S = 2.0  # but no figure is older than this by choice
+LONGEST_S = 5.0  # but no figure is older than this by choice
+DAYS_S = 5.0  # how often days are looked for that have begun without events or are over for good
 POLL_S = 1.0
+WAIT_S = 0.2  # until another rollup is done with a day
+WORKERS = min(4, os.cpu_count() or 1)  # days that `--all` sums at once
 RETRY_S = (0.5, 15.0)
 
 
@@ -54,8 +59,12 @@ async def _work(database: str, publisher: Publisher | None, stopping: asyncio.Ev
         sums: Rollup = await call(Rollup, database)
         try:
             await call(warm_up)
+            looked = -DAYS_S
             while not stopping.is_set():
                 began = clock()
+                if began - looked >= DAYS_S:
+                    looked = began
+                    await call(sums.open_and_close_days)
                 done = await call(sums.step)
                 if publisher:
                     for row in await call(sums.latest_days):
@@ -77,16 +86,37 @@ def recompute_all(
 ) -> int:
     """Sum history anew (of a line, of production days first to last); returns the number of buckets.
 
-    `progress(done, total)` is called after each production day of a line.
+    As many days at once as there are cores, and other rollups may share the work. `progress(done, total)` is called as
+    it goes on.
     """
-    sums = Rollup(database)
-    try:
-        total = sums.mark_history(path, first, last)
-        done = 0
-        progress(0, total)
-        while n := sums.step():
-            done += n
-            progress(done, max(total, done))
-        return done
-    finally:
-        sums.close()
+    stopping = threading.Event()
+    with contextlib.closing(Rollup(database)) as watching, ThreadPoolExecutor(WORKERS, "rollup") as threads:
+        watching.mark_history(path, first, last)
+        total = left = watching.marked()
+        working = [threads.submit(_sum_all, database, stopping) for _ in range(WORKERS)]
+        try:
+            while left:
+                progress(total - left, max(total, left))
+                done, _ = wait(working, WAIT_S, FIRST_EXCEPTION)
+                for worker in done:
+                    worker.result()
+                left = watching.marked()
+        finally:
+            stopping.set()
+        for worker in working:
+            worker.result()
+        watching.open_and_close_days()
+        while watching.step():
+            pass
+    progress(total, total)
+    return total
+
+
+def _sum_all(database: str, stopping: threading.Event) -> None:
+    """Sum what is marked until nothing is, or until `stopping` is set."""
+    with contextlib.closing(Rollup(database)) as sums:
+        while not stopping.is_set():
+            if not sums.step():
+                if not sums.marked():
+                    return
+                sums.wait(WAIT_S)

@@ -81,7 +81,7 @@ _MACHINE = """(
     FROM mes.machine m JOIN mes.station s USING (station_id) JOIN mes.line l USING (line_id)
 ) m"""
 _FIGURES = {
-    "daily_throughput": "SELECT line, production_day, good, scrap, events FROM report.daily_throughput ORDER BY 1, 2",
+    "daily_throughput": "SELECT line, production_day, good, scrap, events FROM report.daily_throughput WHERE events > 0 ORDER BY 1, 2",
     "station_yield": "SELECT line, production_day, station, inspected, first_pass_good, good, rework, scrap"
     " FROM report.station_yield ORDER BY line, production_day, station_seq",
 }

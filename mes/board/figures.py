@@ -13,14 +13,14 @@ Row = Mapping[str, Any]
 
 _OF_LINE: Final = ("line", "name", "site_name", "zone", "product")
 _OF_DAY: Final = (
-    "production_day", "good", "target", "attainment", "gap", "scrap", "events", "last_event_at", "is_closed",
+    "production_day", "good", "target", "attainment", "gap", "scrap", "events", "last_event_at", "is_over", "completeness",
     "output_yield", "rolled_throughput_yield",
 )  # fmt: skip
 
 
 def lines_now(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Lines in the order of `rows` (see mes.store.report.board), each with `day`, the newest production day that has
-    events, and `previous`, the one before it; None where there is none.
+    """Lines in the order of `rows` (see mes.store.report.board), each with `day`, the newest production day that
+    has begun, and `previous`, the one before it; None where there is none.
 
     Figures are those of the views, NULL as None; `text` holds them as people read them, times in the zone of the site.
     """

@@ -14,7 +14,7 @@ from mes.kpi.grid import Grid
 from mes.kpi.moments import Moments
 
 if TYPE_CHECKING:
-    from mes.kpi.sums2 import Axes, Sums
+    from mes.kpi.sums import Axes, Sums
 
 BUCKET_US = 5 * 60 * 1_000_000
 AHEAD_US = 5 * 60 * 1_000_000

@@ -97,6 +97,12 @@ SELECT received, closed FROM mes.machine_ledger WHERE machine_id = %s AND boot =
 -- From now on nobody waits for these.
 UPDATE mes.machine_ledger SET closed = closed + %(seqs)s WHERE machine_id = %(machine)s AND boot = %(boot)s
 
+-- name: mark_days_with_missing
+-- The days of a machine's line that lack something, as they may lack less now.
+INSERT INTO mes.dirty_bucket (line_id, bucket)
+SELECT d.line_id, d.starts_at FROM kpi.line_day d JOIN mes.station s USING (line_id) JOIN mes.machine m USING (station_id)
+WHERE m.machine_id = %(machine)s AND d.missing > 0
+
 -- name: record_closing
 -- Who closed what, and why.
 INSERT INTO mes.gap_closing (machine_id, boot, seqs, why) VALUES (%(machine)s, %(boot)s, %(seqs)s, %(why)s)
@@ -111,6 +117,23 @@ ORDER BY c.closing_id DESC
 -- name: mark_buckets
 -- Buckets whose rows this transaction changes.
 INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT %s::smallint, to_timestamp(at) FROM unnest(%s::double precision[]) AS at
+
+-- name: mark_now
+-- The bucket of the clock: what is quarantined counts on the day on which it came.
+INSERT INTO mes.dirty_bucket (line_id, bucket) VALUES (%s, date_bin('5 minutes', now(), 'epoch'::timestamptz))
+
+-- name: mark_quarantined
+-- The buckets in which entries came that leave the quarantine.
+INSERT INTO mes.dirty_bucket (line_id, bucket)
+SELECT DISTINCT l.line_id, date_bin('5 minutes', q.first_seen_at, 'epoch'::timestamptz)
+FROM mes.quarantine q JOIN mes.line l ON starts_with(q.topic, 'umh/v1/cbak/' || l.path || '/')
+WHERE q.quarantine_id = ANY(%s::bigint[])
+
+-- name: count_duplicates
+-- Duplicates by machine and the bucket of their time.
+INSERT INTO mes.duplicate AS d (machine_id, bucket, n)
+SELECT m, to_timestamp(at), n FROM unnest(%s::integer[], %s::double precision[], %s::bigint[]) AS x (m, at, n)
+ON CONFLICT (machine_id, bucket) DO UPDATE SET n = d.n + EXCLUDED.n
 
 -- name: stored_events
 -- Which of these events of a line the table holds.
@@ -182,111 +205,262 @@ INSERT INTO mes.quarantine_discarded
 SELECT quarantine_id, first_seen_at, last_seen_at, times, reason, detail, topic, octet_length(payload), machine_id, boot, seq, digest, %(why)s
 FROM gone
 
--- name: lines_with_marks
--- Lines that wait for a rollup, and the oldest bucket that does.
-SELECT d.line_id, l.path, s.zone, s.day_start, min(d.bucket), count(*)
-FROM mes.dirty_bucket d JOIN mes.line l USING (line_id) JOIN mes.site s USING (site_id)
-GROUP BY d.line_id, l.path, s.zone, s.day_start ORDER BY min(d.bucket)
+-- name: marked_buckets
+-- How many buckets wait for a rollup.
+SELECT count(DISTINCT (line_id, bucket)) FROM mes.dirty_bucket
+
+-- name: oldest_mark
+-- The oldest bucket of a line that waits, from an instant on.
+SELECT bucket FROM mes.dirty_bucket WHERE line_id = %s AND bucket >= %s ORDER BY bucket LIMIT 1
+
+-- name: take_turn
+-- The line, as one of many, and the day for oneself, until the transaction ends.
+SELECT pg_try_advisory_xact_lock_shared(%(turn)s::integer, %(line)s::integer) AND pg_try_advisory_xact_lock(%(day)s::bigint)
 
 -- name: take_marks
--- The marks of a stretch of time: whoever deletes them owes the sums of their buckets.
-WITH taken AS (DELETE FROM mes.dirty_bucket WHERE line_id = %s AND bucket >= %s AND bucket < %s RETURNING bucket)
+-- The marks of a stretch of time that nobody else has taken: whoever deletes them owes the sums of their buckets.
+WITH taken AS (
+    DELETE FROM mes.dirty_bucket WHERE mark_id IN (
+        SELECT mark_id FROM mes.dirty_bucket WHERE line_id = %s AND bucket >= %s AND bucket < %s FOR UPDATE SKIP LOCKED
+    ) RETURNING bucket
+)
 SELECT DISTINCT bucket FROM taken ORDER BY bucket
 
--- name: line_calendars
--- What is needed to know a line's production days.
-SELECT l.line_id, s.zone, s.day_start FROM mes.line l JOIN mes.site s USING (site_id)
-WHERE %(path)s::text IS NULL OR l.path = %(path)s
-
 -- name: mark_history
--- Every bucket of a line that has events or sums within a stretch of time.
+-- Every bucket of a line that has events, sums or a day within a stretch of time.
 INSERT INTO mes.dirty_bucket (line_id, bucket)
 SELECT line_id, date_bin('5 minutes', at, 'epoch'::timestamptz) FROM mes.cell_event
 WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s
 UNION
-SELECT line_id, bucket FROM kpi.station_bucket WHERE line_id = %(line)s AND bucket >= %(begin)s AND bucket < %(end)s
+SELECT line_id, starts_at FROM kpi.station_sum WHERE line_id = %(line)s AND grain = 'bucket' AND starts_at >= %(begin)s AND starts_at < %(end)s
+UNION
+SELECT line_id, starts_at FROM kpi.line_day WHERE line_id = %(line)s AND starts_at >= %(begin)s AND starts_at < %(end)s
 
--- name: stations_and_defects
--- Ids of a line's stations and their defects, for dense arrays.
-SELECT array_agg(DISTINCT s.station_id ORDER BY s.station_id), coalesce(array_agg(DISTINCT d.defect_id ORDER BY d.defect_id) FILTER (WHERE d.defect_id IS NOT NULL), '{}')
-FROM mes.station s LEFT JOIN mes.defect d USING (station_id) WHERE s.line_id = %s
+-- name: axes
+-- What the sums of a line range over: its stations, their defects, the grids of their readings by slot.
+SELECT
+    (SELECT array_agg(station_id ORDER BY station_id) FROM mes.station WHERE line_id = %(line)s),
+    (SELECT coalesce(array_agg(d.defect_id ORDER BY d.defect_id), '{}')
+     FROM mes.defect d JOIN mes.station s USING (station_id) WHERE s.line_id = %(line)s),
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(c.station_id, c.slot, c.grid_origin, c.grid_step)), '[]')
+     FROM mes.characteristic c JOIN mes.station s USING (station_id) WHERE s.line_id = %(line)s AND c.grid_step IS NOT NULL)
 
 -- name: read_events
--- Events as one string of fixed-width records (mes.kpi.sums.EVENT_DTYPE): the client takes it as it is, where a COPY would
--- hand it each row by itself (1.8 against 2.8 us a row).
+-- Events as one string of records (mes.kpi.events): the client takes it as it is, where a COPY would hand it each row by itself.
 SELECT string_agg(
-    timestamptz_send(at) || int8send(hashtextextended(unit, 0)) || int8send(seq) || float4send(cycle_s)
-    || int2send(station_id) || int2send(attempt) || int2send(result) || int2send(defect_id), ''::bytea)
+    timestamptz_send(at) || timestamptz_send(received_at) || int8send(hashtextextended(unit, 0)) || int8send(seq)
+    || int8send((machine_id::bigint << 32) | boot::bigint) || float4send(cycle_s)
+    || int8send((station_id::bigint << 48) | (attempt::bigint << 32) | (result::bigint << 16) | defect_id::bigint)
+    || array_send(meas), ''::bytea)
 FROM mes.cell_event WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s
 
--- name: drop_buckets
--- Sums of buckets that are about to be replaced.
-DELETE FROM kpi.station_bucket WHERE line_id = %s AND bucket = ANY(%s)
+-- name: read_witnesses
+-- Reports of the cells of a stretch, at the same stations and on the same production day, but outside of the stretch: records as
+-- above, and the buckets behind the stretch that they lie in.
+SELECT string_agg(
+    timestamptz_send(at) || timestamptz_send(received_at) || int8send(hashtextextended(e.unit, 0)) || int8send(seq)
+    || int8send((machine_id::bigint << 32) | boot::bigint) || float4send(cycle_s)
+    || int8send((e.station_id::bigint << 48) | (attempt::bigint << 32) | (result::bigint << 16) | defect_id::bigint)
+    || array_send(meas), ''::bytea),
+    coalesce(array_agg(DISTINCT date_bin('5 minutes', e.at, 'epoch'::timestamptz)) FILTER (WHERE e.at >= %(end)s), '{}')
+FROM (SELECT DISTINCT unit, station_id FROM mes.cell_event WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s) AS k
+CROSS JOIN LATERAL (
+    SELECT * FROM mes.cell_event c WHERE c.unit = k.unit AND c.station_id = k.station_id
+    OFFSET 0 -- by the index of serials, cell by cell: a plan by time would read the whole day for each of them
+) AS e
+WHERE e.line_id = %(line)s AND e.at >= %(day_begin)s AND e.at < %(day_end)s AND (e.at < %(begin)s OR e.at >= %(end)s)
 
--- name: drop_defect_buckets
--- Defects of buckets that are about to be replaced.
-DELETE FROM kpi.defect_bucket WHERE line_id = %s AND bucket = ANY(%s)
+-- name: drop_sums
+-- Sums that are about to be replaced.
+WITH station AS (DELETE FROM kpi.station_sum WHERE line_id = %(line)s AND grain = %(grain)s::kpi.grain AND starts_at = ANY(%(starts)s)),
+    defect AS (DELETE FROM kpi.defect_sum WHERE line_id = %(line)s AND grain = %(grain)s::kpi.grain AND starts_at = ANY(%(starts)s)),
+    reading AS (DELETE FROM kpi.reading_sum WHERE line_id = %(line)s AND grain = %(grain)s::kpi.grain AND starts_at = ANY(%(starts)s))
+DELETE FROM kpi.machine_sum WHERE line_id = %(line)s AND grain = %(grain)s::kpi.grain AND starts_at = ANY(%(starts)s)
 
--- name: drop_hours
--- Hours that are about to be replaced.
-DELETE FROM kpi.station_hour WHERE line_id = %(line)s AND hour = ANY(%(hours)s)
-
--- name: sum_hours
--- Hours from the buckets inside them.
-WITH bucket AS (
-    SELECT h.hour, b.* FROM unnest(%(hours)s::timestamptz[]) AS h (hour)
-    JOIN kpi.station_bucket b ON b.line_id = %(line)s AND b.bucket >= h.hour AND b.bucket < h.hour + interval '1 hour'
+-- name: sum_stations
+-- Stations over stretches of time, from the sums of the finer grain inside them.
+WITH part AS (
+    SELECT t.starts_at AS whole, s.*
+    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS t (starts_at, ends_at)
+    JOIN kpi.station_sum s ON s.line_id = %(line)s AND s.grain = %(finer)s::kpi.grain AND s.starts_at >= t.starts_at AND s.starts_at < t.ends_at
 ), histogram AS (
-    SELECT hour, station_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
+    SELECT whole, station_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
     FROM (
-        SELECT b.hour, b.station_id, t.bin, sum(t.n)::bigint AS n
-        FROM bucket b CROSS JOIN LATERAL unnest(b.cycle_bin, b.cycle_n) AS t (bin, n) GROUP BY b.hour, b.station_id, t.bin
-    ) x GROUP BY hour, station_id
+        SELECT p.whole, p.station_id, t.bin, sum(t.n)::bigint AS n
+        FROM part p CROSS JOIN LATERAL unnest(p.cycle_bin, p.cycle_n) AS t (bin, n) GROUP BY p.whole, p.station_id, t.bin
+    ) x GROUP BY whole, station_id
 )
-INSERT INTO kpi.station_hour
-SELECT %(line)s, b.hour, b.station_id, sum(pass), sum(rework), sum(scrap), sum(inspected), sum(first_pass_good),
-    min(h.bins), min(h.counts), max(last_event_at)
-FROM bucket b JOIN histogram h USING (hour, station_id) GROUP BY b.hour, b.station_id
+INSERT INTO kpi.station_sum
+SELECT %(line)s, %(grain)s::kpi.grain, whole, station_id, sum(pass), sum(rework), sum(scrap), sum(inspected), sum(first_pass_good), sum(passed),
+    sum(retests), min(h.bins), min(h.counts), max(last_event_at)
+FROM part JOIN histogram h USING (whole, station_id) GROUP BY whole, station_id
 
--- name: drop_day
--- A day that is about to be replaced.
-DELETE FROM kpi.station_day WHERE line_id = %(line)s AND production_day = %(day)s
+-- name: sum_defects
+-- Defects over stretches of time.
+INSERT INTO kpi.defect_sum
+SELECT %(line)s, %(grain)s::kpi.grain, t.starts_at, s.defect_id, sum(s.n)
+FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS t (starts_at, ends_at)
+JOIN kpi.defect_sum s ON s.line_id = %(line)s AND s.grain = %(finer)s::kpi.grain AND s.starts_at >= t.starts_at AND s.starts_at < t.ends_at
+GROUP BY t.starts_at, s.defect_id
 
--- name: drop_defect_day
--- Defects of a day that is about to be replaced.
-DELETE FROM kpi.defect_day WHERE line_id = %(line)s AND production_day = %(day)s
+-- name: sum_readings
+-- Readings over stretches of time.
+INSERT INTO kpi.reading_sum
+SELECT %(line)s, %(grain)s::kpi.grain, t.starts_at, s.station_id, s.slot, sum(s.n), sum(s.implausible), sum(s.total), sum(s.squares), min(s.low), max(s.high)
+FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS t (starts_at, ends_at)
+JOIN kpi.reading_sum s ON s.line_id = %(line)s AND s.grain = %(finer)s::kpi.grain AND s.starts_at >= t.starts_at AND s.starts_at < t.ends_at
+GROUP BY t.starts_at, s.station_id, s.slot
 
--- name: sum_day
--- A production day from its hours.
-WITH hour AS (
-    SELECT * FROM kpi.station_hour WHERE line_id = %(line)s AND hour >= %(begin)s AND hour < %(end)s
-), histogram AS (
-    SELECT station_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
-    FROM (
-        SELECT b.station_id, t.bin, sum(t.n)::bigint AS n
-        FROM hour b CROSS JOIN LATERAL unnest(b.cycle_bin, b.cycle_n) AS t (bin, n) GROUP BY b.station_id, t.bin
-    ) x GROUP BY station_id
-)
-INSERT INTO kpi.station_day
-SELECT %(line)s, %(day)s, station_id, sum(pass), sum(rework), sum(scrap), sum(inspected), sum(first_pass_good),
-    min(h.bins), min(h.counts), max(last_event_at)
-FROM hour JOIN histogram h USING (station_id) GROUP BY station_id
+-- name: sum_machine_hours
+-- What machines delivered in elapsed hours.
+INSERT INTO kpi.machine_sum
+SELECT %(line)s, 'hour', whole, array_agg(machine_id ORDER BY machine_id, boot), array_agg(boot ORDER BY machine_id, boot),
+    array_agg(received ORDER BY machine_id, boot), array_agg(late ORDER BY machine_id, boot), array_agg(ahead ORDER BY machine_id, boot),
+    array_agg(first_seq ORDER BY machine_id, boot), array_agg(last_seq ORDER BY machine_id, boot)
+FROM (
+    SELECT t.starts_at AS whole, x.machine_id, x.boot, sum(x.received)::bigint AS received, sum(x.late)::bigint AS late,
+        sum(x.ahead)::bigint AS ahead, min(x.first_seq) AS first_seq, max(x.last_seq) AS last_seq
+    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS t (starts_at, ends_at)
+    JOIN kpi.machine_sum s ON s.line_id = %(line)s AND s.grain = 'bucket' AND s.starts_at >= t.starts_at AND s.starts_at < t.ends_at
+    CROSS JOIN LATERAL unnest(s.machine_id, s.boot, s.received, s.late, s.ahead, s.first_seq, s.last_seq)
+        AS x (machine_id, boot, received, late, ahead, first_seq, last_seq)
+    GROUP BY t.starts_at, x.machine_id, x.boot
+) AS m GROUP BY whole
 
--- name: sum_defect_day
--- Defects of a production day from its buckets.
-INSERT INTO kpi.defect_day
-SELECT %(line)s, %(day)s, defect_id, sum(n) FROM kpi.defect_bucket
-WHERE line_id = %(line)s AND bucket >= %(begin)s AND bucket < %(end)s GROUP BY defect_id
+-- name: drop_machine_day
+-- A day of machines that is about to be replaced.
+DELETE FROM kpi.machine_day WHERE line_id = %(line)s AND production_day = %(day)s
+
+-- name: sum_machine_day
+-- What machines delivered in a production day, from its hours.
+INSERT INTO kpi.machine_day
+SELECT %(line)s, %(day)s, x.machine_id, x.boot, sum(x.received), sum(x.late), sum(x.ahead), min(x.first_seq), max(x.last_seq)
+FROM kpi.machine_sum s
+CROSS JOIN LATERAL unnest(s.machine_id, s.boot, s.received, s.late, s.ahead, s.first_seq, s.last_seq)
+    AS x (machine_id, boot, received, late, ahead, first_seq, last_seq)
+WHERE s.line_id = %(line)s AND s.grain = 'hour' AND s.starts_at >= %(begin)s AND s.starts_at < %(end)s
+GROUP BY x.machine_id, x.boot
+
+-- name: drop_shifts
+-- Shifts of a day that are about to be replaced.
+DELETE FROM kpi.line_shift WHERE line_id = %(line)s AND production_day = %(day)s
+
+-- name: sum_shifts
+-- A line's shifts from the buckets inside them.
+INSERT INTO kpi.line_shift
+SELECT %(line)s, %(day)s, t.position, t.shift, t.starts_at, t.ends_at, coalesce(sum(x.pass + x.rework + x.scrap), 0),
+    coalesce(sum(x.passed) FILTER (WHERE s.is_count_point), 0), coalesce(sum(x.scrap), 0), max(x.last_event_at)
+FROM unnest(%(positions)s::smallint[], %(names)s::text[], %(starts)s::timestamptz[], %(ends)s::timestamptz[])
+    AS t (position, shift, starts_at, ends_at)
+LEFT JOIN (kpi.station_sum x JOIN mes.station s USING (station_id))
+    ON x.line_id = %(line)s AND x.grain = 'bucket' AND x.starts_at >= t.starts_at AND x.starts_at < t.ends_at
+GROUP BY t.position, t.shift, t.starts_at, t.ends_at
 
 -- name: sum_line_day
--- A line's day from its stations: good counts at the count point, scrap anywhere.
-INSERT INTO kpi.line_day AS d
-SELECT %(line)s, %(day)s, %(begin)s, %(end)s,
-    coalesce(sum(x.pass + x.rework + x.scrap), 0), coalesce(sum(x.pass) FILTER (WHERE s.is_count_point), 0), coalesce(sum(x.scrap), 0), max(x.last_event_at)
-FROM kpi.station_day x JOIN mes.station s USING (station_id) WHERE x.line_id = %(line)s AND x.production_day = %(day)s
+-- A line's day from its stations and machines: good counts at the count point, scrap anywhere.
+INSERT INTO kpi.line_day AS d (
+    line_id, production_day, starts_at, ends_at, regular_s, scheduled_s, scheduled,
+    events, started, good, scrap, last_event_at, unscrapped, unscrapped_booked, late, ahead, quarantined)
+SELECT %(line)s, %(day)s, %(begin)s, %(end)s, %(regular_s)s, kpi.seconds(%(scheduled)s::tstzmultirange), %(scheduled)s::tstzmultirange,
+    x.*, u.*, b.*, m.*, q.*
+FROM (
+    SELECT coalesce(sum(x.pass + x.rework + x.scrap), 0), coalesce(sum(x.inspected) FILTER (WHERE s.seq = f.seq), 0),
+        coalesce(sum(x.passed) FILTER (WHERE s.is_count_point), 0), coalesce(sum(x.scrap), 0), max(x.last_event_at)
+    FROM kpi.station_sum x JOIN mes.station s USING (station_id)
+    CROSS JOIN (SELECT min(seq) AS seq FROM mes.station WHERE line_id = %(line)s AND active) AS f
+    WHERE x.line_id = %(line)s AND x.grain = 'day' AND x.starts_at = %(begin)s
+) AS x
+CROSS JOIN (SELECT count(*) FROM mes.unscrap WHERE line_id = %(line)s AND scrapped_at >= %(begin)s AND scrapped_at < %(end)s) AS u
+CROSS JOIN (SELECT count(*) FROM mes.unscrap WHERE line_id = %(line)s AND booked_at >= %(begin)s AND booked_at < %(end)s) AS b
+CROSS JOIN (
+    SELECT coalesce(sum(late), 0), coalesce(sum(ahead), 0) FROM kpi.machine_day WHERE line_id = %(line)s AND production_day = %(day)s
+) AS m
+CROSS JOIN (
+    SELECT count(*) FROM mes.quarantine q JOIN mes.line l ON starts_with(q.topic, 'umh/v1/cbak/' || l.path || '/')
+    WHERE l.line_id = %(line)s AND q.first_seen_at >= %(begin)s AND q.first_seen_at < %(end)s AND (q.counted OR q.machine_id IS NULL)
+) AS q
 ON CONFLICT (line_id, production_day) DO UPDATE SET
-    starts_at = EXCLUDED.starts_at, ends_at = EXCLUDED.ends_at, events = EXCLUDED.events,
-    good = EXCLUDED.good, scrap = EXCLUDED.scrap, last_event_at = EXCLUDED.last_event_at
+    starts_at = EXCLUDED.starts_at, ends_at = EXCLUDED.ends_at, regular_s = EXCLUDED.regular_s, scheduled_s = EXCLUDED.scheduled_s,
+    scheduled = EXCLUDED.scheduled, events = EXCLUDED.events, started = EXCLUDED.started, good = EXCLUDED.good, scrap = EXCLUDED.scrap,
+    unscrapped = EXCLUDED.unscrapped, unscrapped_booked = EXCLUDED.unscrapped_booked, late = EXCLUDED.late, ahead = EXCLUDED.ahead,
+    quarantined = EXCLUDED.quarantined, last_event_at = EXCLUDED.last_event_at
+
+-- name: sum_missing
+-- What a line's machines have not delivered, by day: the days that lack something or lacked something.
+UPDATE kpi.line_day d SET missing = coalesce(g.n, 0)
+FROM kpi.line_day o
+LEFT JOIN (SELECT production_day, sum(n) AS n FROM kpi.gap WHERE line_id = %(line)s GROUP BY production_day) AS g USING (production_day)
+WHERE o.line_id = %(line)s AND (o.missing > 0 OR g.n > 0) AND o.missing <> coalesce(g.n, 0)
+    AND d.line_id = o.line_id AND d.production_day = o.production_day
+
+-- name: restate
+-- Note what a day now reports; if it was closed, what it reported before.
+WITH now AS (
+    SELECT line_id, production_day, ends_at, good, scrap - unscrapped AS scrap, events FROM kpi.line_day
+    WHERE line_id = %(line)s AND production_day = %(day)s
+), before AS (
+    SELECT r.* FROM mes.day_report r JOIN now USING (line_id, production_day)
+    WHERE (r.good, r.scrap, r.events) IS DISTINCT FROM (now.good, now.scrap, now.events)
+), kept AS (
+    INSERT INTO mes.restatement (line_id, production_day, version, good_before, good, scrap_before, scrap, events_before, events)
+    SELECT b.line_id, b.production_day, b.version + 1, b.good, now.good, b.scrap, now.scrap, b.events, now.events
+    FROM before b CROSS JOIN now WHERE b.closed_at IS NOT NULL
+    RETURNING version
+)
+INSERT INTO mes.day_report AS r (line_id, production_day, ends_at, good, scrap, events)
+SELECT * FROM now
+ON CONFLICT (line_id, production_day) DO UPDATE SET
+    ends_at = EXCLUDED.ends_at, good = EXCLUDED.good, scrap = EXCLUDED.scrap, events = EXCLUDED.events,
+    version = coalesce((SELECT version FROM kept), r.version), changed_at = now()
+WHERE (r.good, r.scrap, r.events, r.ends_at) IS DISTINCT FROM (EXCLUDED.good, EXCLUDED.scrap, EXCLUDED.events, EXCLUDED.ends_at)
+
+-- name: close_days
+-- Days that ended long enough ago, that nothing has changed for a while, and that no mark says will change.
+UPDATE mes.day_report r SET closed_at = now()
+WHERE closed_at IS NULL AND ends_at < now() - %(grace)s AND changed_at < now() - %(quiet)s
+    AND NOT EXISTS (SELECT FROM mes.dirty_bucket d WHERE d.line_id = r.line_id AND d.bucket < r.ends_at)
+
+-- name: open_days
+-- Mark the days of a line on which nothing has happened yet, today's too, so that they are reported with nothing: those that follow
+-- a day with events within a month.
+INSERT INTO mes.dirty_bucket (line_id, bucket)
+SELECT %(line)s, day FROM unnest(%(starts)s::timestamptz[]) AS day
+
+-- name: days_to_open
+-- Production days up to today that have no row and follow a day with events within a month.
+SELECT day::date
+FROM (
+    SELECT production_day, lead(production_day) OVER (ORDER BY production_day) AS next,
+        max(production_day) FILTER (WHERE events > 0) OVER (ORDER BY production_day) AS worked
+    FROM kpi.line_day WHERE line_id = %(line)s
+) AS d, generate_series(production_day + 1, least(coalesce(next - 1, %(today)s), %(today)s, worked + 31), interval '1 day') AS day
+WHERE next IS DISTINCT FROM production_day + 1 AND EXISTS (SELECT FROM mes.line WHERE line_id = %(line)s AND active)
+
+-- name: scrap_of_unit
+-- Reports of scrap of a cell, whether their day is closed, and whether they were taken back.
+SELECT e.machine_id, l.path || '/' || s.code || '/' || m.code, e.boot, e.seq, e.line_id, e.at,
+    EXISTS (
+        SELECT FROM mes.day_report r JOIN kpi.line_day d USING (line_id, production_day)
+        WHERE r.line_id = e.line_id AND d.starts_at <= e.at AND d.ends_at > e.at AND r.closed_at IS NOT NULL
+    ),
+    EXISTS (SELECT FROM mes.unscrap u WHERE u.machine_id = e.machine_id AND u.boot = e.boot AND u.seq = e.seq)
+FROM mes.cell_event e JOIN mes.line l USING (line_id) JOIN mes.station s USING (station_id) JOIN mes.machine m USING (machine_id)
+WHERE e.unit = %(unit)s AND e.result = 2 AND (%(station)s::text IS NULL OR s.code = %(station)s)
+
+-- name: unscrap
+-- Take back a report of scrap; the instant on whose day it is booked.
+INSERT INTO mes.unscrap (machine_id, boot, seq, line_id, unit, scrapped_at, booked_at, why)
+VALUES (%(machine)s, %(boot)s, %(seq)s, %(line)s, %(unit)s, %(at)s, CASE WHEN %(closed)s THEN now() ELSE %(at)s END, %(why)s)
+RETURNING booked_at
+
+-- name: mark_unscrapped
+-- The days that a correction changes.
+INSERT INTO mes.dirty_bucket (line_id, bucket)
+SELECT DISTINCT %(line)s::smallint, date_bin('5 minutes', at, 'epoch'::timestamptz) FROM unnest(%(at)s::timestamptz[]) AS at
+
+-- name: unit_history
+-- The visits of one cell.
+SELECT * FROM report.unit_history(%s)
 
 -- name: latest_days
 -- The newest production day of each line as the views show it.
@@ -294,6 +468,7 @@ SELECT DISTINCT ON (t.line) s.code, l.area, l.code, t.production_day, t.good, t.
     (extract(epoch FROM t.last_event_at) * 1000)::bigint
 FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
 JOIN mes.line l ON l.path = t.line JOIN mes.site s USING (site_id)
+WHERE t.starts_at <= now()
 ORDER BY t.line, t.production_day DESC
 
 -- name: line_paths
@@ -303,7 +478,7 @@ SELECT path FROM mes.line WHERE active ORDER BY path
 -- name: daily_report
 -- Throughput and yield of lines and days, side by side.
 SELECT t.line, t.production_day, t.product, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.energy_mwh, t.run_rate_gwh,
-    t.run_rate_days_per_year, t.is_closed, y.output_yield, y.rolled_throughput_yield, y.first_pass_yield
+    t.run_rate_days_per_year, t.is_over, t.is_closed, t.completeness, y.output_yield, y.rolled_throughput_yield, y.first_pass_yield
 FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
 WHERE (%(line)s::text IS NULL OR t.line = %(line)s) AND (%(day)s::date IS NULL OR t.production_day = %(day)s)
 ORDER BY t.production_day DESC, t.line LIMIT %(most)s
@@ -311,14 +486,14 @@ ORDER BY t.production_day DESC, t.line LIMIT %(most)s
 -- The board: views of `report` and nothing else.
 
 -- name: board
--- Each line with its two newest production days that have events, and the hours of the newer one: one statement, so one snapshot.
+-- Each line with its two newest production days that have begun, and the hours of the newer one: one statement, so one snapshot.
 SELECT l.line, l.name, l.site_name, l.zone, coalesce(t.product, l.product) AS product,
-    t.nth, t.production_day, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_closed,
+    t.nth, t.production_day, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_over, t.completeness,
     y.output_yield, y.rolled_throughput_yield, h.hours
 FROM report.line l
 LEFT JOIN LATERAL (
     SELECT d.*, row_number() OVER (ORDER BY d.production_day DESC) AS nth
-    FROM report.daily_throughput d WHERE d.line = l.line AND d.events > 0
+    FROM report.daily_throughput d WHERE d.line = l.line AND d.starts_at <= now()
     ORDER BY d.production_day DESC LIMIT 2
 ) t ON true
 LEFT JOIN LATERAL (

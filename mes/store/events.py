@@ -149,7 +149,8 @@ class Writer:
             _write_ledger(cursor, batch)
             if batch.quarantined:
                 _write_quarantine(cursor, batch)
-            if batch.events:
+                cursor.execute(queries()["mark_now"], [self.line.line_id])
+            if batch.events or batch.quarantined:
                 cursor.execute("SELECT pg_notify('mes_marks', %s)", [self.line.path])
             if inside:
                 inside(cursor)
@@ -167,7 +168,7 @@ class Writer:
                 fresh = [e for e in d.events if (d.machine_id, e.boot, e.seq) not in stored]
                 for e in d.events:
                     if (d.machine_id, e.boot, e.seq) in stored:
-                        batch.duplicates[d.machine_id, e.boot] += 1
+                        batch.repeated(d.machine_id, e)
                 d.events = fresh
                 batch.events += len(fresh)
             deliveries[:] = [d for d in deliveries if d.events]
@@ -185,6 +186,12 @@ def _write_ledger(cursor: Cursor, batch: Batch) -> None:
         queries()["add_to_ledger"],
         [[m for m, _ in keys], [b for _, b in keys], received, [batch.duplicates.get(key, 0) for key in keys]],
     )
+    if batch.duplicates_at:
+        repeated = sorted(batch.duplicates_at)
+        cursor.execute(
+            queries()["count_duplicates"],
+            [[m for m, _ in repeated], [float(at) for _, at in repeated], [batch.duplicates_at[key] for key in repeated]],
+        )
 
 
 def _write_quarantine(cursor: Cursor, batch: Batch) -> None:

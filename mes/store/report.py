@@ -15,6 +15,12 @@ def daily(connection: Connection, line: str | None = None, day: dt.date | None =
     return _rows(connection, "daily_report", {"line": line, "day": day, "most": most})
 
 
+def unit(connection: Connection, serial: str) -> list[dict[str, Any]]:
+    """The visits of one cell in order of time."""
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(queries()["unit_history"], [serial]).fetchall()
+
+
 def lines(connection: Connection) -> list[str]:
     """Paths of the lines that are seeded."""
     return [row["path"] for row in _rows(connection, "line_paths", {})]

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 from psycopg import sql
 
+from mes.kpi.grid import Grid
 from mes.plant import Line, Plant, Site
 from mes.store.calendars import TURN, LineCalendar, line_calendars
 from mes.store.connection import Connection, connect, translated
 from mes.store.migrate import check
 
-SUMS_OF_DAYS = ("station_hour", "station_day", "defect_day", "line_day")
-"""Tables of the schema kpi whose rows belong to a production day."""
+SUMS = ("station_sum", "defect_sum", "reading_sum", "machine_sum", "machine_day", "line_day", "line_shift")
+"""The tables of the schema kpi."""
 
 
 def seed(url: str, plant: Plant) -> bool:
@@ -119,6 +120,11 @@ def _line(connection: Connection, line: Line, site_id: int, product_id: int) -> 
                 "usl": c.usl,
             }
             _upsert(connection, "characteristic", ("station_id", "slot"), values, returning="slot")
+            grid = Grid.of(c.nominal, c.sigma, c.distribution == "lognormal", c.lsl, c.usl)
+            connection.execute(
+                "UPDATE mes.characteristic SET grid_origin = %s, grid_step = %s WHERE station_id = %s AND slot = %s AND grid_step IS NULL",
+                [grid.origin, grid.step, station_id, slot],
+            )
     return line_id
 
 
@@ -153,9 +159,10 @@ def _mark_changed(connection: Connection, before: dict[int, LineCalendar]) -> No
             continue
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TURN, line_id])  # a rollup may be at it, by the old calendar
         if (new.zone, new.day_start) != (old.calendar.zone, old.calendar.day_start):
-            for table in SUMS_OF_DAYS:
+            summed = "SELECT DISTINCT starts_at FROM kpi.station_sum WHERE line_id = %s AND grain = 'bucket'"
+            buckets = [row[0] for row in connection.execute(summed, [line_id])]
+            for table in SUMS:
                 connection.execute(sql.SQL("DELETE FROM {} WHERE line_id = %s").format(sql.Identifier("kpi", table)), [line_id])
-            buckets = [row[0] for row in connection.execute("SELECT DISTINCT bucket FROM kpi.station_bucket WHERE line_id = %s", [line_id])]
         else:
             days = connection.execute("SELECT production_day, starts_at FROM kpi.line_day WHERE line_id = %s", [line_id]).fetchall()
             buckets = [

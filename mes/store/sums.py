@@ -6,35 +6,49 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
-from numpy.typing import NDArray
+from psycopg.types.multirange import TimestamptzMultirange
+from psycopg.types.range import TimestamptzRange
 
-from mes.calendar import Calendar
+from mes.calendar import Calendar, seconds
 from mes.errors import ConfigError
-from mes.kpi.sums import BUCKET_US, EVENT_DTYPE, Sums, summarise
+from mes.kpi.events import Events, decode
+from mes.kpi.sums import BUCKET_US, Axes, Sums, summarise
 from mes.store.blocks import EPOCH_US
+from mes.store.calendars import TURN, LineCalendar, line_calendars
 from mes.store.connection import connect, queries, translated
+from mes.store.insert_sums import insert
 from mes.store.migrate import check
 
-_TURN = 0x6D657372  # "mesr": first key of the advisory locks by which rollups take turns on a line
+GRACE = dt.timedelta(hours=24)  # a production day is open for corrections and late events so long after its end,
+QUIET = dt.timedelta(hours=1)  # and as long as it keeps changing
+
 _BUCKET = dt.timedelta(microseconds=BUCKET_US)
 _HOUR = dt.timedelta(hours=1)
-_MOST_BUCKETS = 24  # read at a time, so that memory is bounded by two hours of a line
+_FEW = 24  # buckets: more than these are summed by reading the whole day, which is quicker than looking for their cells elsewhere
+_READ = 24 * _BUCKET  # so much of a line is read at a time
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _EVER = (dt.datetime(2000, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A line with marks: how many, and the production day of the oldest."""
+class _Day:
+    """A production day of a line, with what its sums range over."""
 
     line_id: int
-    path: str
     calendar: Calendar
     day: dt.date
-    marks: int
+    begin: dt.datetime
+    end: dt.datetime
+    axes: Axes
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {"line": self.line_id, "day": self.day, "begin": self.begin, "end": self.end}
+
+    def buckets(self) -> list[dt.datetime]:
+        return [self.begin + n * _BUCKET for n in range((self.end - self.begin) // _BUCKET)]
 
 
 class Rollup:
@@ -43,22 +57,14 @@ class Rollup:
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection = connect(url, application="mes rollup")
+        self._version = -1
+        self._calendars: dict[int, LineCalendar] = {}
         with translated(url):
             check(self._connection)
             self._connection.execute("LISTEN mes_marks")
 
     def close(self) -> None:
         self._connection.close()
-
-    def _waiting(self) -> list[Waiting]:
-        """Lines that have marks, the oldest first."""
-        with translated(self._url):
-            rows = self._connection.execute(queries()["lines_with_marks"]).fetchall()
-        out = []
-        for line_id, path, zone, day_start, oldest, marks in rows:
-            calendar = Calendar(ZoneInfo(zone), day_start)
-            out.append(Waiting(line_id, path, calendar, calendar.day_of(oldest), marks))
-        return out
 
     def wait(self, seconds: float) -> None:
         """Return when ingest says that there are new marks, or after so many seconds."""
@@ -67,98 +73,183 @@ class Rollup:
                 pass
 
     def latest_days(self) -> list[tuple[Any, ...]]:
-        """The newest production day of each line, as the views show it."""
+        """The newest production day of each line that has begun, as the views show it."""
         with translated(self._url):
             return self._connection.execute(queries()["latest_days"]).fetchall()
 
-    def mark_history(self, path: str | None, first: dt.date | None, last: dt.date | None) -> int:
-        """Mark every bucket that has events or sums, of a line (or all), of production days first to last; how many."""
+    def mark_history(self, path: str | None, first: dt.date | None, last: dt.date | None) -> None:
+        """Mark every bucket that has events or sums, of a line (or all), of production days first to last."""
         with translated(self._url), self._connection.transaction():
-            lines = self._connection.execute(queries()["line_calendars"], {"path": path}).fetchall()
+            lines = {n: c for n, c in self._lines().items() if path in (None, c.path)}
             if not lines:
-                raise ConfigError(f"line {path!r} is unknown: see `mes report daily` or the seeds")
-            marks = 0
-            for line_id, zone, day_start in lines:
-                calendar = Calendar(ZoneInfo(zone), day_start)
-                begin = calendar.starts_at(first) if first else _EVER[0]
-                end = calendar.bounds(last)[1] if last else _EVER[1]
-                marks += self._connection.execute(queries()["mark_history"], {"line": line_id, "begin": begin, "end": end}).rowcount
-            return marks
+                raise ConfigError(f"line {path!r} is unknown: use one of {', '.join(sorted(c.path for c in self._lines().values()))}")
+            for line_id, line in lines.items():
+                begin = line.calendar.starts_at(first) if first else _EVER[0]
+                end = line.calendar.bounds(last)[1] if last else _EVER[1]
+                self._connection.execute(queries()["mark_history"], {"line": line_id, "begin": begin, "end": end})
+
+    def marked(self) -> int:
+        """How many buckets wait."""
+        with translated(self._url):
+            row = self._connection.execute(queries()["marked_buckets"]).fetchone()
+        return int(row[0]) if row else 0
 
     def step(self) -> int:
-        """Recompute the oldest marked production day of each line that has marks; returns how many buckets."""
-        return sum(self._recompute(line) for line in self._waiting())
+        """Recompute the oldest marked production day of each line that nobody else is at; returns how many buckets."""
+        with translated(self._url):
+            return sum(self._step(line_id, line.calendar) for line_id, line in self._lines().items())
 
-    def _recompute(self, line: Waiting) -> int:
-        """Replace the sums of the marked buckets of a line's day, of their hours and of the day; returns how many buckets.
+    def open_and_close_days(self) -> None:
+        """Mark production days that have begun without events, and close those that are over for good."""
+        now = dt.datetime.now(dt.UTC)
+        with translated(self._url):
+            for line_id, line in self._lines().items():
+                values = {"line": line_id, "today": line.calendar.day_of(now)}
+                days = [line.calendar.starts_at(day) for (day,) in self._connection.execute(queries()["days_to_open"], values)]
+                if days:
+                    self._connection.execute(queries()["open_days"], {"line": line_id, "starts": days})
+            self._connection.execute(queries()["close_days"], {"grace": GRACE, "quiet": QUIET})
 
-        Marks are deleted first and rows read after, so whatever a mark stands for is seen. Two rollups never work on a
-        line at once: the later one would otherwise overwrite with what it read earlier. 0 means another is at it.
+    def _lines(self) -> dict[int, LineCalendar]:
+        """Lines by id, read again when the plant is seeded anew."""
+        row = self._connection.execute(queries()["plant_version"]).fetchone()
+        if row and row[0] != self._version:
+            self._calendars, self._version = line_calendars(self._connection), row[0]
+        return self._calendars
+
+    def _step(self, line_id: int, calendar: Calendar) -> int:
+        """Recompute the line's oldest marked day that can be had."""
+        after = _EVER[0]
+        while row := self._connection.execute(queries()["oldest_mark"], [line_id, after]).fetchone():
+            day = calendar.day_of(row[0])
+            begin, after = calendar.bounds(day)
+            with self._connection.transaction():
+                if self._turn(line_id, day):
+                    if self._lines()[line_id].calendar != calendar:
+                        return 0  # it has just changed, and with it what the marks stand for
+                    return self._recompute(_Day(line_id, calendar, day, begin, after, self._axes(line_id)))
+        return 0
+
+    def _turn(self, line_id: int, day: dt.date) -> bool:
+        """Have the day for this transaction, unless another rollup has it or the line's calendar is being changed.
+
+        Two at once would each sum the day without the buckets of the other.
         """
-        begin, end = line.calendar.bounds(line.day)
-        with translated(self._url), self._connection.transaction():
-            turn = self._connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [_TURN, line.line_id]).fetchone()
-            if not (turn and turn[0]):
-                return 0
-            buckets = [row[0] for row in self._connection.execute(queries()["take_marks"], [line.line_id, begin, end])]
-            if not buckets:
-                return 0
-            self._replace_buckets(line.line_id, buckets)
-            hours = sorted({begin + (bucket - begin) // _HOUR * _HOUR for bucket in buckets})
-            self._replace_day(line.line_id, line.day, begin, end, hours)
+        values = {"turn": TURN, "line": line_id, "day": (TURN << 32) + (line_id << 22) + day.toordinal()}
+        turn = self._connection.execute(queries()["take_turn"], values).fetchone()
+        return bool(turn and turn[0])
+
+    def _recompute(self, day: _Day) -> int:
+        """Replace the sums of the marked buckets of a day, of their hours and of the day; returns how many buckets.
+
+        Marks are deleted first and rows read after, so whatever a mark stands for is seen.
+        """
+        marked = [row[0] for row in self._connection.execute(queries()["take_marks"], [day.line_id, day.begin, day.end])]
+        if not marked:
+            return 0
+        buckets, stretches = self._summed(day, marked)
+        self._drop(day, "bucket", buckets)
+        for first, sums in stretches:
+            insert(self._connection, day.line_id, first, day.axes, sums)
+        hours = sorted({day.begin + (bucket - day.begin) // _HOUR * _HOUR for bucket in buckets})
+        self._sum_up(day, "hour", "bucket", hours, [min(hour + _HOUR, day.end) for hour in hours])
+        self._sum_up(day, "day", "hour", [day.begin], [day.end])
+        self._sum_line(day)
         return len(buckets)
 
-    def _replace_buckets(self, line_id: int, buckets: list[dt.datetime]) -> None:
-        row = self._connection.execute(queries()["stations_and_defects"], [line_id]).fetchone()
-        assert row is not None
-        station_ids, defect_ids = (np.array(ids, dtype=np.int64) for ids in row)
-        self._connection.execute(queries()["drop_buckets"], [line_id, buckets])
-        self._connection.execute(queries()["drop_defect_buckets"], [line_id, buckets])
-        for first, n in _stretches(buckets):
-            events = self._read(line_id, first, first + n * _BUCKET)
-            first_us = (first - _EPOCH) // dt.timedelta(microseconds=1) - EPOCH_US
-            self._insert(line_id, first, station_ids, defect_ids, summarise(events, first_us, n, station_ids, defect_ids))
+    def _summed(self, day: _Day, marked: list[dt.datetime]) -> tuple[list[dt.datetime], Iterator[tuple[dt.datetime, Sums]]]:
+        """The buckets to replace, and their sums by stretches of neighbours.
 
-    def _read(self, line_id: int, begin: dt.datetime, end: dt.datetime) -> NDArray[np.void]:
-        """Events of a line in [begin, end) as EVENT_DTYPE."""
+        A cell that reports again at a station may have done so first in another bucket, so its other reports of the day are
+        looked up; and buckets behind that hold such reports are summed anew too, as what counts there may be here now.
+        """
+        todo, known = set(marked), dict[tuple[dt.datetime, int], Events]()
+        while len(todo) <= _FEW:
+            behind: set[dt.datetime] = set()
+            for first, n in _stretches(todo):
+                if (first, n) not in known:
+                    known[first, n], later = self._witnesses(day, first, first + n * _BUCKET)
+                    behind.update(later)
+            if behind <= todo:
+                return sorted(todo), (
+                    (first, self._summarise(day, first, n, self._read(day, first, first + n * _BUCKET), known[first, n]))
+                    for first, n in _stretches(todo)
+                )
+            todo |= behind
+        buckets = day.buckets()
+        return buckets, iter([(day.begin, self._summarise(day, day.begin, len(buckets), self._read(day, day.begin, day.end), None))])
+
+    def _summarise(self, day: _Day, first: dt.datetime, n: int, events: Events, witnesses: Events | None) -> Sums:
+        return summarise(events, _us(first), n, day.axes, day_end_us=_us(day.end), witnesses=witnesses)
+
+    def _read(self, day: _Day, begin: dt.datetime, end: dt.datetime) -> Events:
+        """Events of a line in [begin, end)."""
+        parts = []
         with self._connection.cursor(binary=True) as cursor:
-            data = cursor.execute(queries()["read_events"], {"line": line_id, "begin": begin, "end": end}).fetchone()
-        return np.frombuffer(data[0] if data and data[0] else b"", dtype=EVENT_DTYPE)
+            while begin < end:
+                upto = min(begin + _READ, end)
+                row = cursor.execute(queries()["read_events"], {"line": day.line_id, "begin": begin, "end": upto}).fetchone()
+                parts.append(decode(row[0] if row and row[0] else b"", day.axes.origin.shape[1]))
+                begin = upto
+        return Events.concatenated(parts)
 
-    def _insert(self, line_id: int, first: dt.datetime, station_ids: NDArray[np.int64], defect_ids: NDArray[np.int64], sums: Sums) -> None:
-        from mes.kpi.kernels import FIRST_BIN
+    def _witnesses(self, day: _Day, begin: dt.datetime, end: dt.datetime) -> tuple[Events, list[dt.datetime]]:
+        """What the cells of [begin, end) report at the same stations in the rest of the day; buckets behind that hold some of it."""
+        values = {"line": day.line_id, "begin": begin, "end": end, "day_begin": day.begin, "day_end": day.end}
+        with self._connection.cursor(binary=True) as cursor:
+            row = cursor.execute(queries()["read_witnesses"], values).fetchone()
+        assert row is not None
+        return decode(row[0] or b"", day.axes.origin.shape[1]), row[1]
 
-        with self._connection.cursor() as cursor:
-            with cursor.copy("COPY kpi.station_bucket FROM STDIN (FORMAT BINARY)") as copy:
-                copy.set_types(["int2", "timestamptz", "int2", "int8", "int8", "int8", "int8", "int8", "int2[]", "int8[]", "timestamptz"])
-                for b, s in np.argwhere(sums.results.sum(axis=2) > 0):
-                    bins = np.flatnonzero(sums.histogram[b, s])
-                    last = _EPOCH + dt.timedelta(microseconds=int(sums.last_at[b, s]) + EPOCH_US)
-                    copy.write_row(
-                        (
-                            line_id, first + int(b) * _BUCKET, int(station_ids[s]), *sums.results[b, s].tolist(),
-                            int(sums.inspected[b, s]), int(sums.first_pass_good[b, s]),
-                            (bins + FIRST_BIN).tolist(), sums.histogram[b, s, bins].tolist(), last,
-                        )
-                    )  # fmt: skip
-            with cursor.copy("COPY kpi.defect_bucket FROM STDIN (FORMAT BINARY)") as copy:
-                copy.set_types(["int2", "timestamptz", "int2", "int8"])
-                for b, d in np.argwhere(sums.defects > 0):
-                    copy.write_row((line_id, first + int(b) * _BUCKET, int(defect_ids[d]), int(sums.defects[b, d])))
+    def _axes(self, line_id: int) -> Axes:
+        row = self._connection.execute(queries()["axes"], {"line": line_id}).fetchone()
+        assert row is not None
+        station_ids, defect_ids, grids = row
+        slots = 1 + max((slot for _, slot, _, _ in grids), default=-1)
+        origin, step = np.full((2, len(station_ids), slots), np.nan)
+        for station_id, slot, at, by in grids:
+            where = station_ids.index(station_id), slot
+            origin[where], step[where] = at, by
+        return Axes(np.array(station_ids, np.int64), np.array(defect_ids, np.int64), origin, step)
 
-    def _replace_day(self, line_id: int, day: dt.date, begin: dt.datetime, end: dt.datetime, hours: Iterable[dt.datetime]) -> None:
-        values = {"line": line_id, "day": day, "begin": begin, "end": end, "hours": list(hours)}
-        for name in ("drop_hours", "sum_hours", "drop_day", "sum_day", "drop_defect_day", "sum_defect_day", "sum_line_day"):
+    def _drop(self, day: _Day, grain: str, starts: list[dt.datetime]) -> None:
+        self._connection.execute(queries()["drop_sums"], {"line": day.line_id, "grain": grain, "starts": starts})
+
+    def _sum_up(self, day: _Day, grain: str, finer: str, starts: list[dt.datetime], ends: list[dt.datetime]) -> None:
+        self._drop(day, grain, starts)
+        values = {**day.values, "grain": grain, "finer": finer, "starts": starts, "ends": ends}
+        machines = ("sum_machine_hours",) if grain == "hour" else ("drop_machine_day", "sum_machine_day")
+        for name in ("sum_stations", "sum_defects", "sum_readings", *machines):
+            self._connection.execute(queries()[name], values)
+
+    def _sum_line(self, day: _Day) -> None:
+        """Replace what is summed over all stations: shifts, the day, what is missing of it; and note what it reports."""
+        shifts = day.calendar.shifts(day.day)
+        scheduled = TimestamptzMultirange([TimestamptzRange(begin, end) for begin, end in day.calendar.scheduled(day.day)])
+        values = {
+            **day.values,
+            "positions": [shift.position for shift in shifts],
+            "names": [shift.name for shift in shifts],
+            "starts": [shift.begin for shift in shifts],
+            "ends": [shift.end for shift in shifts],
+            "regular_s": float(seconds(day.calendar.regular(day.day))),
+            "scheduled": scheduled,
+        }
+        for name in ("drop_shifts", "sum_shifts", "sum_line_day", "sum_missing", "restate"):
             self._connection.execute(queries()[name], values)
 
 
-def _stretches(buckets: list[dt.datetime]) -> Iterator[tuple[dt.datetime, int]]:
-    """Runs of neighbouring buckets, none longer than _MOST_BUCKETS: (first, how many)."""
-    first, n = buckets[0], 1
-    for bucket in buckets[1:]:
-        if bucket == first + n * _BUCKET and n < _MOST_BUCKETS:
-            n += 1
+def _us(at: dt.datetime) -> int:
+    """Microseconds since PostgreSQL's epoch."""
+    return (at - _EPOCH) // dt.timedelta(microseconds=1) - EPOCH_US
+
+
+def _stretches(buckets: Iterable[dt.datetime]) -> list[tuple[dt.datetime, int]]:
+    """Runs of neighbouring buckets: (first, how many)."""
+    out: list[tuple[dt.datetime, int]] = []
+    for bucket in sorted(buckets):
+        if out and bucket == out[-1][0] + out[-1][1] * _BUCKET:
+            out[-1] = out[-1][0], out[-1][1] + 1
         else:
-            yield first, n
-            first, n = bucket, 1
-    yield first, n
+            out.append((bucket, 1))
+    return out

@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
 def database(server: EmbeddedPostgres) -> str:
     """Two production days of the Nanjing line, none of the Dalian line."""
     with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute("TRUNCATE kpi.station_hour, kpi.station_day, kpi.line_day")
+        connection.execute("TRUNCATE kpi.station_sum, kpi.line_day")
     add_day(server.url, NANJING, TODAY - dt.timedelta(days=1), good=49_999, scrap=1)
     add_day(server.url, NANJING, TODAY, good=12_000, scrap=240)
     return server.url
@@ -76,12 +76,34 @@ def add_day(url: str, line: str, day: dt.date, good: int, scrap: int) -> None:
             lost = scrap if is_last else 0
             for hour, (passed, missed) in enumerate([(good // 3, lost), (good - good // 3, 0)]):
                 at, until = begin + dt.timedelta(hours=hour), begin + dt.timedelta(hours=hour, minutes=59)
-                values = [line_id, at, station_id, passed, 0, missed, passed + missed, passed, [4000], [passed], until]
-                connection.execute("INSERT INTO kpi.station_hour VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", values)
-            values = [line_id, day, station_id, good, 0, lost, good + lost, good, [4000], [good], begin + dt.timedelta(minutes=119)]
-            connection.execute("INSERT INTO kpi.station_day VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", values)
-        values = [line_id, day, begin, begin + dt.timedelta(days=1), good + scrap, good, scrap, begin + dt.timedelta(minutes=119)]
-        connection.execute("INSERT INTO kpi.line_day VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", values)
+                values = [line_id, "hour", at, station_id, passed, 0, missed, passed + missed, passed, passed, 0, [4000], [passed], until]
+                connection.execute(_STATION_SUM, values)
+            values = [
+                line_id,
+                "day",
+                begin,
+                station_id,
+                good,
+                0,
+                lost,
+                good + lost,
+                good,
+                good,
+                0,
+                [4000],
+                [good],
+                begin + dt.timedelta(minutes=119),
+            ]
+            connection.execute(_STATION_SUM, values)
+        connection.execute(
+            "INSERT INTO kpi.line_day VALUES (%(line)s, %(day)s, %(begin)s, %(end)s, 86400, 86400,"
+            " tstzmultirange(tstzrange(%(begin)s, %(end)s)), %(events)s, 0, %(good)s, %(scrap)s, 0, 0, 0, 0, 0, 0, %(last)s)",
+            {"line": line_id, "day": day, "begin": begin, "end": begin + dt.timedelta(days=1), "events": good + scrap, "good": good,
+             "scrap": scrap, "last": begin + dt.timedelta(minutes=119)},
+        )  # fmt: skip
+
+
+_STATION_SUM = b"INSERT INTO kpi.station_sum VALUES (" + b", ".join([b"%s"] * 14) + b")"
 
 
 def set_good(url: str, good: int) -> None:
@@ -196,7 +218,18 @@ def test_now_equals_the_views(database: str, board: Board) -> None:
     days = views(database, "SELECT * FROM report.daily_throughput JOIN report.daily_yield USING (line, production_day) ORDER BY 2")
     assert [day["production_day"] for day in days] == ["2026-03-10", "2026-03-11"]
     for shown, day in zip((nanjing["previous"], nanjing["day"]), days, strict=True):
-        for name in ("production_day", "good", "target", "attainment", "gap", "scrap", "last_event_at", "is_closed", "output_yield"):
+        for name in (
+            "production_day",
+            "good",
+            "target",
+            "attainment",
+            "gap",
+            "scrap",
+            "last_event_at",
+            "is_over",
+            "completeness",
+            "output_yield",
+        ):
             assert shown[name] == day[name], name
         assert shown["rolled_throughput_yield"] == pytest.approx(day["good"] / (day["good"] + day["scrap"]))
     hours = views(database, f"SELECT * FROM report.hourly_throughput WHERE production_day = '{TODAY}' ORDER BY hour_of_day")
@@ -224,7 +257,9 @@ def test_a_ratio_below_one_never_reads_100_percent(board: Board) -> None:
 
 
 def test_undefined_figures_are_dashes() -> None:
-    row: dict[str, Any] = dict.fromkeys(("good", "target", "attainment", "gap", "scrap", "events", "last_event_at", "is_closed"))
+    row: dict[str, Any] = dict.fromkeys(
+        ("good", "target", "attainment", "gap", "scrap", "events", "last_event_at", "is_over", "completeness")
+    )
     row |= {"output_yield": None, "rolled_throughput_yield": None}
     row |= {"line": "a/b/c", "name": "C", "site_name": "A", "zone": "America/Detroit", "product": "P", "nth": 1, "production_day": TODAY}
     hour = {"hour_starts_at": "2026-03-08T07:00:00+00:00", "hour_of_day": 2, "good": 0, "scrap": 0, "target": None}
@@ -234,13 +269,9 @@ def test_undefined_figures_are_dashes() -> None:
     assert text["hours"][0]["text"] == {"hour": "03:00", "good": "0", "scrap": "0", "target": "–"}, "the clock has gone forward"
 
 
-def test_a_day_without_events_is_not_the_newest(database: str, board: Board) -> None:
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO kpi.line_day SELECT line_id, production_day + 1, starts_at, ends_at, 0, 0, 0, NULL FROM kpi.line_day"
-            " WHERE production_day = %s",
-            [TODAY],
-        )
+def test_a_day_that_has_not_begun_is_not_the_newest(database: str, board: Board) -> None:
+    """A machine whose clock is a year ahead does not take the line off the board."""
+    add_day(database, NANJING, dt.datetime.now(dt.UTC).date() + dt.timedelta(days=365), good=1, scrap=0)
     set_good(database, 12_001)
     shown = wait_for(lambda: next((x for x in board.now()["lines"] if x["day"] and x["day"]["good"] == 12_001), None), "the change")
     assert shown["day"]["production_day"] == "2026-03-11"

@@ -12,21 +12,20 @@ import numpy as np
 import psycopg
 import pytest
 
-from mes.batch import Batch
-from mes.contract import CellEvent, encode
+from mes.contract import CellEvent
 from mes.errors import ConfigError, Refused, Unavailable
 from mes.rollup import recompute_all
 from mes.seeds import load_plant
+from mes.store.calendars import TURN
 from mes.store.connection import connect
-from mes.store.events import Writer, active_lines
+from mes.store.events import Writer
 from mes.store.migrate import migrate, migrations
-from mes.store.seed import seed
-from mes.store.sums import Rollup
+from mes.store.seed import SUMS, seed
 from tests.conftest import SEEDS, Databases
-from tests.pipeline import GRD, WND, event, rows, value
+from tests.lines import Line, held, look_at_days, step
+from tests.pipeline import AT_MS, GRD, WND, event, rows, value
 from tests.servers import wait_for
 
-SUMS = ("station_bucket", "station_hour", "station_day", "defect_bucket", "defect_day", "line_day")
 HOUR_MS = 3_600_000
 
 
@@ -37,39 +36,15 @@ def store(request: pytest.FixtureRequest) -> str:
     return databases()
 
 
-class Line:
-    """A line's writer without a broker: `put` is what ingest does with a message."""
-
-    def __init__(self, database: str, path: str) -> None:
-        self.writer = Writer.open(database, next(line for line in active_lines(database)[1] if line.path == path))
-        assert self.writer.acquire()
-        self.equipment = self.writer.equipment()
-        self.ledger = self.writer.ledger()
-
-    def put(self, topic: str, *events: CellEvent) -> None:
-        batch = Batch()
-        for start in range(0, len(events), 256):
-            batch.add(topic, encode(events[start : start + 256]), self.equipment, self.ledger)
-        self.writer.commit(batch)
-
-
 @pytest.fixture
 def line(store: str) -> Iterator[Line]:
-    held = Line(store, "nanjing/cells/32140-1")
-    yield held
-    held.writer.close()
-
-
-def step(database: str) -> int:
-    sums = Rollup(database)
-    try:
-        return sums.step()
-    finally:
-        sums.close()
+    with held(store, "nanjing/cells/32140-1") as line:
+        yield line
 
 
 def dump(database: str) -> dict[str, list[tuple[object, ...]]]:
-    return {table: rows(database, f"SELECT * FROM kpi.{table} ORDER BY 1, 2, 3") for table in SUMS}
+    """The schema kpi as text."""
+    return {table: rows(database, f"SELECT t::text FROM kpi.{table} AS t ORDER BY 1") for table in SUMS}
 
 
 def a_day(n: int = 3000) -> list[CellEvent]:
@@ -82,7 +57,7 @@ def a_day(n: int = 3000) -> list[CellEvent]:
         unit = f"NJ1-26K22-{i // 2 if i % 11 == 0 else i:07d}"
         out.append(
             event(i, timestamp_ms=1_795_300_000_000 + int(numbers.integers(0, 36 * HOUR_MS)), unit=unit, result=result, attempt=attempt,
-                  cycle_s=float(numbers.lognormal(1.0, 0.5)), **defect)
+                  cycle_s=float(numbers.lognormal(1.0, 0.5)), meas={"kneading_force": float(numbers.normal(180, 7))}, **defect)
         )  # fmt: skip
     return out
 
@@ -116,10 +91,11 @@ def test_summing_anew_gives_equal_tables(store: str, line: Line) -> None:
     events = a_day()
     for start in range(0, len(events), 500):  # in pieces, summed in between, each piece touching old buckets
         line.put(FLT, *events[start : start + 500])
-        while step(store):
-            pass
+        step(store)
+    look_at_days(store)
     before = dump(store)
-    assert len(before["station_bucket"]) > 400
+    assert len(before["station_sum"]) > 400
+    assert all(before.values())
     for table in SUMS:
         rows(store, f"DELETE FROM kpi.{table} RETURNING 1")
     recompute_all(store, None, None, None, lambda _done, _total: None)
@@ -131,27 +107,24 @@ def test_order_and_batches_of_events_do_not_matter(embedded_databases: Databases
     dumps = []
     for order in (events, events[::-1]):
         database = embedded_databases()
-        held = Line(database, "nanjing/cells/32140-1")
-        for start in range(0, len(order), 700):
-            held.put(FLT, *order[start : start + 700])
-        held.writer.close()
-        while step(database):
-            pass
+        with held(database, "nanjing/cells/32140-1") as line:
+            for start in range(0, len(order), 700):
+                line.put(FLT, *order[start : start + 700])
+        step(database)
         dumps.append(dump(database))
     assert dumps[0] == dumps[1]
 
 
 def test_sums_equal_plain_sql_over_the_events(store: str, line: Line) -> None:
     line.put(FLT, *a_day())
-    while step(store):
-        pass
+    step(store)
     day = "(at AT TIME ZONE 'Asia/Shanghai' - interval '8 hours')::date"
-    assert rows(store, "SELECT production_day, pass, rework, scrap FROM kpi.station_day ORDER BY 1") == rows(
+    assert rows(store, "SELECT production_day, good, rework, scrap FROM report.station_yield ORDER BY 1") == rows(
         store,
         f"SELECT {day}, count(*) FILTER (WHERE result = 0), count(*) FILTER (WHERE result = 1), count(*) FILTER (WHERE result = 2)"
         " FROM mes.cell_event GROUP BY 1 ORDER BY 1",
     )
-    assert rows(store, "SELECT production_day, sum(n) FROM kpi.defect_day GROUP BY 1 ORDER BY 1") == rows(
+    assert rows(store, "SELECT production_day, sum(count) FROM report.defect_pareto GROUP BY 1 ORDER BY 1") == rows(
         store, f"SELECT {day}, count(*) FROM mes.cell_event WHERE defect_id <> 0 GROUP BY 1 ORDER BY 1"
     )
 
@@ -159,13 +132,11 @@ def test_sums_equal_plain_sql_over_the_events(store: str, line: Line) -> None:
 def test_a_late_event_changes_its_own_day_and_no_other(store: str, line: Line) -> None:
     line.put(GRD, *(event(i, timestamp_ms=1_795_312_800_000 + i * 1000) for i in range(1, 11)))
     line.put(GRD, *(event(i, timestamp_ms=1_795_312_800_000 + 48 * HOUR_MS + i * 1000) for i in range(11, 21)))
-    while step(store):
-        pass
+    step(store)
     query = "SELECT production_day::text, good FROM report.daily_throughput ORDER BY 1"
     assert rows(store, query) == [("2026-11-22", 10), ("2026-11-24", 10)]
     line.put(GRD, event(21, timestamp_ms=1_795_312_800_000))
-    while step(store):
-        pass
+    step(store)
     assert rows(store, query) == [("2026-11-22", 11), ("2026-11-24", 10)]
 
 
@@ -191,25 +162,28 @@ def test_rows_that_come_while_a_rollup_works_are_summed_by_the_next(store: str, 
     with psycopg.connect(store, autocommit=True) as connection:
         connection.execute(
             "CREATE FUNCTION kpi.dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NULL; END $$;"
-            "CREATE TRIGGER dawdle BEFORE INSERT ON kpi.station_bucket FOR EACH STATEMENT EXECUTE FUNCTION kpi.dawdle()"
+            "CREATE TRIGGER dawdle BEFORE INSERT ON kpi.station_sum FOR EACH STATEMENT EXECUTE FUNCTION kpi.dawdle()"
         )
-        rollup = threading.Thread(target=step, args=[store])
+        rollup = threading.Thread(target=step, args=[store, 1])
         rollup.start()
         wait_for(lambda: value(store, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), what="rows read")
         line.put(GRD, event(2))
         rollup.join()
         assert value(store, "SELECT good FROM report.daily_throughput") == 1
-        connection.execute("DROP TRIGGER dawdle ON kpi.station_bucket")
+        connection.execute("DROP TRIGGER dawdle ON kpi.station_sum")
     assert step(store) == 1
     assert value(store, "SELECT good FROM report.daily_throughput") == 2
 
 
-def test_two_rollups_take_turns_on_a_line(store: str, line: Line) -> None:
+def test_two_rollups_take_turns_on_a_day(store: str, line: Line) -> None:
     line.put(GRD, event(1))
     with psycopg.connect(store) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s, %s)", [0x6D657372, line.writer.line.line_id])
+        key = (TURN << 32) + (line.writer.line.line_id << 22) + dt.date(2026, 11, 22).toordinal()
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [key])
         assert step(store) == 0
         assert value(store, "SELECT count(*) FROM mes.dirty_bucket") == 1
+        line.put(GRD, event(2, timestamp_ms=AT_MS + 24 * HOUR_MS))
+        assert step(store) == 1, "another day of the line is free"
     assert step(store) == 1
 
 
@@ -224,8 +198,7 @@ def test_the_lease_is_one_writers_and_ends_with_its_connection(store: str, line:
 def test_empty_denominators_are_null(store: str, line: Line) -> None:
     line.put(FLT, event(1, result="rework", defect="T01"))
     rows(store, "UPDATE mes.target SET cells_per_day = 0 RETURNING 1")
-    while step(store):
-        pass
+    step(store)
     assert rows(store, "SELECT good, target, attainment FROM report.daily_throughput") == [(0, 0, None)]
     assert rows(store, "SELECT output_yield, rolled_throughput_yield, first_pass_yield FROM report.daily_yield") == [(None, None, None)]
     assert rows(store, "SELECT first_pass_yield, quality_ratio FROM report.station_yield") == [(0.0, 0.0)]
@@ -240,15 +213,13 @@ def test_rolled_throughput_yield_is_the_product_over_the_route(store: str, line:
         bad = 0 if defect is None else n
         line.put(topic, *(event(i, **({"result": "scrap", "defect": defect} if i <= bad else {})) for i in range(1, 101)))
         expected *= (100 - bad) / 100
-    while step(store):
-        pass
+    step(store)
     assert rows(store, "SELECT rolled_throughput_yield, stations_without_inspection FROM report.daily_yield") == [(expected, 0)]
 
 
 def test_hours_of_a_day_add_up_to_the_day_and_targets_to_the_target(store: str, line: Line) -> None:
     line.put(GRD, *(event(i, timestamp_ms=1_795_305_600_000 + i * 863_000) for i in range(1, 101)))
-    while step(store):
-        pass
+    step(store)
     hours = rows(store, "SELECT good, target FROM report.hourly_throughput ORDER BY hour_of_day")
     assert len(hours) == 24
     assert sum(good for good, _ in hours) == value(store, "SELECT good FROM report.daily_throughput") == 100
@@ -259,12 +230,13 @@ def test_hours_of_a_day_add_up_to_the_day_and_targets_to_the_target(store: str, 
 def test_quantiles_are_within_a_bin(store: str, line: Line, q: float) -> None:
     events = a_day()
     line.put(FLT, *events)
-    while step(store):
-        pass
-    day = rows(store, "SELECT min(production_day)::text FROM kpi.station_day")[0][0]
+    step(store)
+    day = rows(store, "SELECT min(production_day)::text FROM kpi.line_day")[0][0]
     begin = dt.datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000  # 08:00 in Nanjing
     inside = sorted(float(np.float32(e.cycle_s)) for e in events if begin <= e.timestamp_ms < begin + 24 * HOUR_MS)
-    found = value(store, "SELECT kpi.quantile(cycle_bin, cycle_n, %s) FROM kpi.station_day ORDER BY production_day LIMIT 1", q)
+    found = value(
+        store, "SELECT kpi.quantile(cycle_bin, cycle_n, %s) FROM kpi.station_sum WHERE grain = 'day' ORDER BY starts_at LIMIT 1", q
+    )
     assert found == pytest.approx(inside[int(np.ceil(q * len(inside))) - 1], rel=1 / 32)
 
 
@@ -305,9 +277,14 @@ def test_what_a_server_says_no_to_is_refused_and_silence_is_unavailable(store: s
 
 
 def test_who_may_read_report_and_nothing_else_can_read_every_view(store: str, line: Line) -> None:
-    line.put(GRD, *(event(i) for i in range(1, 11)), event(11, result="scrap", defect="unheard"))
-    while step(store):
-        pass
+    line.put(GRD, *(event(i) for i in range(1, 11)), event(11, result="scrap", defect="unheard"), event(12, result="scrap", defect="R01"))
+    line.put(GRD, event(13, meas={"dcir_10s": 4.0}))
+    step(store)
+    with psycopg.connect(store, autocommit=True) as connection:
+        connection.execute("UPDATE mes.day_report SET changed_at = changed_at - interval '61 minutes'")
+    look_at_days(store)
+    line.put(GRD, event(14))
+    step(store)
     with psycopg.connect(store) as connection:
         connection.execute("CREATE ROLE dashboard_of_a_test")
         connection.execute("GRANT USAGE ON SCHEMA report TO dashboard_of_a_test")

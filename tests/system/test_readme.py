@@ -19,7 +19,7 @@ from tests.plants import small_lines
 from tests.servers import free_port, missing, wait_for
 
 BLOCKS = dict(re.findall(r"<!-- block: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
-TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "publish", "gaps", "quarantine", "seed"}
+TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "publish", "unscrap", "gaps", "quarantine", "seed"}
 
 
 class Plant:
@@ -74,6 +74,8 @@ def counting(embedded_databases: Databases, embedded_broker: str) -> Iterator[Pl
     with service("ingest", database, embedded_broker), service("rollup", database, embedded_broker), Gateway(embedded_broker) as gateway:
         sessions_held(database)
         gateway.cells(GRD, [event(i) for i in range(1, 101)])
+        scrapped = event(1, unit="NJ1-26K22-0001234", result="scrap", defect="W01")
+        gateway.cells(WND.replace("/wnd/01/", "/wnd/02/"), [scrapped])
         wait_for(lambda: value(database, "SELECT max(good) FROM report.daily_throughput") == 100, 60, "figures")
         yield Plant(database, embedded_broker)
 
@@ -114,6 +116,7 @@ def test_test(counting: Plant, tmp_path: Path) -> None:
 def test_ask(counting: Plant, tmp_path: Path) -> None:
     output = counting.run("ask", tmp_path / "home", MES_DATABASE_URL=counting.database)
     assert "nanjing/cells/32140-1" in output
+    assert re.search(r"wnd +02 +1 +scrap +W01", output)
     assert "buckets summed" in output
     assert "dalian/cells/26650-1" in output
 
@@ -129,7 +132,7 @@ def test_subscribe(counting: Plant, tmp_path: Path) -> None:
     clients()
     running = counting.start("subscribe", tmp_path / "home")
     try:
-        assert '"value":100' in until(running, "throughput_day")
+        assert re.search(r'"production_day":"20\d\d-\d\d-\d\d","value":\d', until(running, "nanjing.*throughput_day"))
     finally:
         os.killpg(running.pid, signal.SIGTERM)
         running.communicate(timeout=10)
@@ -146,9 +149,14 @@ def test_publish(counting: Plant, tmp_path: Path) -> None:
     clients()
     counting.run("publish", tmp_path / "home")
     wait_for(
-        lambda: value(counting.database, "SELECT count(*) FROM mes.cell_event WHERE unit = 'NJ1-26K22-0001234'") == 1,
+        lambda: value(counting.database, "SELECT count(*) FROM mes.cell_event WHERE unit = 'NJ1-26K22-0001234' AND boot = 17") == 1,
         what="the cell stored",
     )
+
+
+def test_unscrap(counting: Plant, tmp_path: Path) -> None:
+    output = counting.run("unscrap", tmp_path / "home", MES_DATABASE_URL=counting.database)
+    assert re.search(r"scrap by nanjing/cells/32140-1/wnd/02 at 2026-11-22 .* taken back, booked on", output)
 
 
 def test_gaps(counting: Plant, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mes.kpi.events import Events
-from mes.kpi.sums2 import BUCKET_US, NEVER, Axes, Sums, summarise
+from mes.kpi.sums import BUCKET_US, NEVER, Axes, Sums, summarise
 from tests import naive
 from tests.naive import Report
 

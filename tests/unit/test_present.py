@@ -17,7 +17,7 @@ from mes import present
 ROW = {
     "line": "nanjing/cells/32140-1", "production_day": dt.date(2026, 11, 21), "product": "32140", "good": 51238, "target": 50000,
     "attainment": 1.02476, "gap": 1238, "scrap": 1703, "events": 1_000_000, "energy_mwh": 2459.4, "run_rate_gwh": 0.717,
-    "run_rate_days_per_year": 291.666667, "is_closed": True, "output_yield": 0.99999, "rolled_throughput_yield": None,
+    "run_rate_days_per_year": 291.666667, "is_over": True, "output_yield": 0.99999, "rolled_throughput_yield": None,
     "first_pass_yield": 1.0,
 }  # fmt: skip
 

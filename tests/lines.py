@@ -1,0 +1,66 @@
+"""A line's events into a database without a broker, and sums of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from mes.batch import Batch
+from mes.contract import CellEvent, encode
+from mes.store.events import Writer, active_lines
+from mes.store.sums import Rollup
+
+
+class Line:
+    """A line's writer without a broker: `put` is what ingest does with a message."""
+
+    def __init__(self, database: str, path: str) -> None:
+        self.path = path
+        self.writer = Writer.open(database, next(line for line in active_lines(database)[1] if line.path == path))
+        assert self.writer.acquire()
+        self.equipment = self.writer.equipment()
+        self.ledger = self.writer.ledger()
+
+    def put(self, topic: str, *events: CellEvent) -> None:
+        batch = Batch()
+        for start in range(0, len(events), 256):
+            batch.add(topic, encode(events[start : start + 256]), self.equipment, self.ledger)
+        self.writer.commit(batch)
+
+    def topic(self, machine: str) -> str:
+        return f"umh/v1/cbak/{self.path}/{machine}/_cell_v1/completed"
+
+
+@contextlib.contextmanager
+def held(database: str, path: str) -> Iterator[Line]:
+    """A line whose lease is held."""
+    line = Line(database, path)
+    try:
+        yield line
+    finally:
+        line.writer.close()
+
+
+def step(database: str, times: int = 1000) -> int:
+    """Sum what is marked, a day of a line each time; returns how many buckets."""
+    rollup = Rollup(database)
+    try:
+        done = 0
+        for _ in range(times):
+            if not (n := rollup.step()):
+                break
+            done += n
+        return done
+    finally:
+        rollup.close()
+
+
+def look_at_days(database: str) -> None:
+    """Open and close days as a running rollup does, and sum what that marks."""
+    rollup = Rollup(database)
+    try:
+        rollup.open_and_close_days()
+        while rollup.step():
+            pass
+    finally:
+        rollup.close()
