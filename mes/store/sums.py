@@ -24,6 +24,7 @@ from mes.store.migrate import check
 GRACE = dt.timedelta(hours=24)  # a production day is open for corrections and late events so long after its end,
 QUIET = dt.timedelta(hours=1)  # and as long as it keeps changing
 
+_MISSING = 0x6D65736D  # "mesm": first key of the advisory locks under which the gaps of a line are counted
 _BUCKET = dt.timedelta(microseconds=BUCKET_US)
 _HOUR = dt.timedelta(hours=1)
 _FEW = 24  # buckets: more than these are summed by reading the whole day, which is quicker than looking for their cells elsewhere
@@ -96,8 +97,13 @@ class Rollup:
 
     def step(self) -> int:
         """Recompute the oldest marked production day of each line that nobody else is at; returns how many buckets."""
+        done = 0
         with translated(self._url):
-            return sum(self._step(line_id, line.calendar) for line_id, line in self._lines().items())
+            for line_id, line in self._lines().items():
+                if n := self._step(line_id, line.calendar):
+                    self._sum_missing(line_id)
+                    done += n
+        return done
 
     def open_and_close_days(self) -> None:
         """Mark production days that have begun without events, and close those that are over for good."""
@@ -108,6 +114,7 @@ class Rollup:
                 days = [line.calendar.starts_at(day) for (day,) in self._connection.execute(queries()["days_to_open"], values)]
                 if days:
                     self._connection.execute(queries()["open_days"], {"line": line_id, "starts": days})
+                self._sum_missing(line_id)
             self._connection.execute(queries()["close_days"], {"grace": GRACE, "quiet": QUIET})
 
     def _lines(self) -> dict[int, LineCalendar]:
@@ -223,7 +230,7 @@ class Rollup:
             self._connection.execute(queries()[name], values)
 
     def _sum_line(self, day: _Day) -> None:
-        """Replace what is summed over all stations: shifts, the day, what is missing of it; and note what it reports."""
+        """Replace what is summed over all stations, shifts and the day; and note what the day reports."""
         shifts = day.calendar.shifts(day.day)
         scheduled = TimestamptzMultirange([TimestamptzRange(begin, end) for begin, end in day.calendar.scheduled(day.day)])
         values = {
@@ -235,8 +242,15 @@ class Rollup:
             "regular_s": float(seconds(day.calendar.regular(day.day))),
             "scheduled": scheduled,
         }
-        for name in ("drop_shifts", "sum_shifts", "sum_line_day", "sum_missing", "restate"):
+        for name in ("drop_shifts", "sum_shifts", "sum_line_day", "restate"):
             self._connection.execute(queries()[name], values)
+
+
+    def _sum_missing(self, line_id: int) -> None:
+        """Replace what is missing of each day of the line. By itself, as it is about many days, and others may be at each."""
+        with self._connection.transaction():
+            self._connection.execute("SELECT pg_advisory_xact_lock(%s::integer, %s::integer)", [_MISSING, line_id])
+            self._connection.execute(queries()["sum_missing"], {"line": line_id})
 
 
 def _us(at: dt.datetime) -> int:
