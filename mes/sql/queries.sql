@@ -97,12 +97,6 @@ SELECT received, closed FROM mes.machine_ledger WHERE machine_id = %s AND boot =
 -- From now on nobody waits for these.
 UPDATE mes.machine_ledger SET closed = closed + %(seqs)s WHERE machine_id = %(machine)s AND boot = %(boot)s
 
--- name: mark_days_with_missing
--- The days of a machine's line that lack something, as they may lack less now.
-INSERT INTO mes.dirty_bucket (line_id, bucket)
-SELECT d.line_id, d.starts_at FROM kpi.line_day d JOIN mes.station s USING (line_id) JOIN mes.machine m USING (station_id)
-WHERE m.machine_id = %(machine)s AND d.missing > 0
-
 -- name: record_closing
 -- Who closed what, and why.
 INSERT INTO mes.gap_closing (machine_id, boot, seqs, why) VALUES (%(machine)s, %(boot)s, %(seqs)s, %(why)s)
@@ -117,17 +111,6 @@ ORDER BY c.closing_id DESC
 -- name: mark_buckets
 -- Buckets whose rows this transaction changes.
 INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT %s::smallint, to_timestamp(at) FROM unnest(%s::double precision[]) AS at
-
--- name: mark_now
--- The bucket of the clock: what is quarantined counts on the day on which it came.
-INSERT INTO mes.dirty_bucket (line_id, bucket) VALUES (%s, date_bin('5 minutes', now(), 'epoch'::timestamptz))
-
--- name: mark_quarantined
--- The buckets in which entries came that leave the quarantine.
-INSERT INTO mes.dirty_bucket (line_id, bucket)
-SELECT DISTINCT l.line_id, date_bin('5 minutes', q.first_seen_at, 'epoch'::timestamptz)
-FROM mes.quarantine q JOIN mes.line l ON starts_with(q.topic, 'umh/v1/cbak/' || l.path || '/')
-WHERE q.quarantine_id = ANY(%s::bigint[])
 
 -- name: count_duplicates
 -- Duplicates by machine and the bucket of their time.
@@ -360,9 +343,9 @@ GROUP BY t.position, t.shift, t.starts_at, t.ends_at
 -- A line's day from its stations and machines: good counts at the count point, scrap anywhere.
 INSERT INTO kpi.line_day AS d (
     line_id, production_day, starts_at, ends_at, regular_s, scheduled_s, scheduled,
-    events, started, good, scrap, last_event_at, unscrapped, unscrapped_booked, late, ahead, quarantined)
+    events, started, good, scrap, last_event_at, unscrapped, unscrapped_booked, late, ahead)
 SELECT %(line)s, %(day)s, %(begin)s, %(end)s, %(regular_s)s, kpi.seconds(%(scheduled)s::tstzmultirange), %(scheduled)s::tstzmultirange,
-    x.*, u.*, b.*, m.*, q.*
+    x.*, u.*, b.*, m.*
 FROM (
     SELECT coalesce(sum(x.pass + x.rework + x.scrap), 0), coalesce(sum(x.inspected) FILTER (WHERE s.seq = f.seq), 0),
         coalesce(sum(x.passed) FILTER (WHERE s.is_count_point), 0), coalesce(sum(x.scrap), 0), max(x.last_event_at)
@@ -375,23 +358,34 @@ CROSS JOIN (SELECT count(*) FROM mes.unscrap WHERE line_id = %(line)s AND booked
 CROSS JOIN (
     SELECT coalesce(sum(late), 0), coalesce(sum(ahead), 0) FROM kpi.machine_day WHERE line_id = %(line)s AND production_day = %(day)s
 ) AS m
-CROSS JOIN (
-    SELECT count(*) FROM mes.quarantine q JOIN mes.line l ON starts_with(q.topic, 'umh/v1/cbak/' || l.path || '/')
-    WHERE l.line_id = %(line)s AND q.first_seen_at >= %(begin)s AND q.first_seen_at < %(end)s AND (q.counted OR q.machine_id IS NULL)
-) AS q
 ON CONFLICT (line_id, production_day) DO UPDATE SET
     starts_at = EXCLUDED.starts_at, ends_at = EXCLUDED.ends_at, regular_s = EXCLUDED.regular_s, scheduled_s = EXCLUDED.scheduled_s,
     scheduled = EXCLUDED.scheduled, events = EXCLUDED.events, started = EXCLUDED.started, good = EXCLUDED.good, scrap = EXCLUDED.scrap,
     unscrapped = EXCLUDED.unscrapped, unscrapped_booked = EXCLUDED.unscrapped_booked, late = EXCLUDED.late, ahead = EXCLUDED.ahead,
-    quarantined = EXCLUDED.quarantined, last_event_at = EXCLUDED.last_event_at
+    last_event_at = EXCLUDED.last_event_at
 
--- name: sum_missing
--- What a line's machines have not delivered, by day: the days that lack something or lacked something.
-UPDATE kpi.line_day d SET missing = coalesce(g.n, 0)
-FROM kpi.line_day o
-LEFT JOIN (SELECT production_day, sum(n) AS n FROM kpi.gap WHERE line_id = %(line)s GROUP BY production_day) AS g USING (production_day)
-WHERE o.line_id = %(line)s AND (o.missing > 0 OR g.n > 0) AND o.missing <> coalesce(g.n, 0)
-    AND d.line_id = o.line_id AND d.production_day = o.production_day
+-- name: sum_lacking
+-- What the days of a line lack: what its machines have not delivered, and what waits in the quarantine, known to be an event of the
+-- line or of a machine that nobody knows.
+UPDATE kpi.line_day d SET missing = x.missing, quarantined = x.quarantined
+FROM (
+    SELECT o.production_day, coalesce(g.n, 0) AS missing, coalesce(q.n, 0) AS quarantined
+    FROM kpi.line_day o
+    LEFT JOIN (SELECT production_day, sum(n) AS n FROM kpi.gap WHERE line_id = %(line)s GROUP BY production_day) AS g USING (production_day)
+    LEFT JOIN (
+        SELECT w.production_day, sum(b.n) AS n
+        FROM (
+            SELECT date_bin('5 minutes', y.first_seen_at, 'epoch'::timestamptz) AS bucket, count(*) AS n
+            FROM mes.quarantine y JOIN mes.line l ON starts_with(y.topic, 'umh/v1/cbak/' || l.path || '/')
+            WHERE l.line_id = %(line)s AND (y.counted OR y.machine_id IS NULL) GROUP BY 1
+        ) AS b
+        JOIN kpi.line_day w ON w.line_id = %(line)s AND w.starts_at <= b.bucket AND w.ends_at > b.bucket
+            AND w.production_day BETWEEN b.bucket::date - 2 AND b.bucket::date + 2
+        GROUP BY w.production_day
+    ) AS q USING (production_day)
+    WHERE o.line_id = %(line)s
+) AS x
+WHERE d.line_id = %(line)s AND d.production_day = x.production_day AND (d.missing, d.quarantined) IS DISTINCT FROM (x.missing, x.quarantined)
 
 -- name: restate
 -- Note what a day now reports; if it was closed, what it reported before.

@@ -149,8 +149,7 @@ class Writer:
             _write_ledger(cursor, batch)
             if batch.quarantined:
                 _write_quarantine(cursor, batch)
-                cursor.execute(queries()["mark_now"], [self.line.line_id])
-            if batch.events or batch.quarantined:
+            if batch.events:
                 cursor.execute("SELECT pg_notify('mes_marks', %s)", [self.line.path])
             if inside:
                 inside(cursor)

@@ -71,7 +71,6 @@ def close(connection: Connection, machine: str, boot: int, first: int, last: int
         values = {"machine": found[0], "boot": boot, "seqs": Int8Multirange([Int8Range(a, b) for a, b in missing]), "why": why}
         connection.execute(queries()["close_gap"], values)
         connection.execute(queries()["record_closing"], values)
-        connection.execute(queries()["mark_days_with_missing"], values)
     return sum(b - a for a, b in missing)
 
 

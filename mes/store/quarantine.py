@@ -84,8 +84,7 @@ def select(connection: Connection, selection: Selection) -> list[int]:
 
 def discard(connection: Connection, ids: Sequence[int], why: str) -> int:
     """Throw away the bytes of entries and keep the rest in mes.quarantine_discarded; how many there were."""
-    with translated(), connection.transaction():
-        connection.execute(queries()["mark_quarantined"], [list(ids)])
+    with translated():
         return connection.execute(queries()["discard_quarantined"], {"ids": list(ids), "why": why}).rowcount
 
 
@@ -149,8 +148,6 @@ class _Replay:
                 verdicts.append((number, *verdict, counted or again.counted))
 
         def close(cursor: Cursor) -> None:
-            if understood:
-                cursor.execute(queries()["mark_quarantined"], [[number for number, _ in understood]])
             if understood and cursor.execute(queries()["close_quarantined"], _columns(understood)).rowcount != len(understood):
                 raise _Changed
             if verdicts:

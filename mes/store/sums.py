@@ -24,7 +24,7 @@ from mes.store.migrate import check
 GRACE = dt.timedelta(hours=24)  # a production day is open for corrections and late events so long after its end,
 QUIET = dt.timedelta(hours=1)  # and as long as it keeps changing
 
-_MISSING = 0x6D65736D  # "mesm": first key of the advisory locks under which the gaps of a line are counted
+_LACKING = 0x6D65736D  # "mesm": first key of the advisory locks under which it is counted what a line lacks
 _BUCKET = dt.timedelta(microseconds=BUCKET_US)
 _HOUR = dt.timedelta(hours=1)
 _FEW = 24  # buckets: more than these are summed by reading the whole day, which is quicker than looking for their cells elsewhere
@@ -101,7 +101,7 @@ class Rollup:
         with translated(self._url):
             for line_id, line in self._lines().items():
                 if n := self._step(line_id, line.calendar):
-                    self._sum_missing(line_id)
+                    self._sum_lacking(line_id)
                     done += n
         return done
 
@@ -114,7 +114,7 @@ class Rollup:
                 days = [line.calendar.starts_at(day) for (day,) in self._connection.execute(queries()["days_to_open"], values)]
                 if days:
                     self._connection.execute(queries()["open_days"], {"line": line_id, "starts": days})
-                self._sum_missing(line_id)
+                self._sum_lacking(line_id)
             self._connection.execute(queries()["close_days"], {"grace": GRACE, "quiet": QUIET})
 
     def _lines(self) -> dict[int, LineCalendar]:
@@ -245,12 +245,11 @@ class Rollup:
         for name in ("drop_shifts", "sum_shifts", "sum_line_day", "restate"):
             self._connection.execute(queries()[name], values)
 
-
-    def _sum_missing(self, line_id: int) -> None:
-        """Replace what is missing of each day of the line. By itself, as it is about many days, and others may be at each."""
+    def _sum_lacking(self, line_id: int) -> None:
+        """Replace what each day of the line lacks. By itself, as it is about many days, and others may be at each of them."""
         with self._connection.transaction():
-            self._connection.execute("SELECT pg_advisory_xact_lock(%s::integer, %s::integer)", [_MISSING, line_id])
-            self._connection.execute(queries()["sum_missing"], {"line": line_id})
+            self._connection.execute("SELECT pg_advisory_xact_lock(%s::integer, %s::integer)", [_LACKING, line_id])
+            self._connection.execute(queries()["sum_lacking"], {"line": line_id})
 
 
 def _us(at: dt.datetime) -> int:

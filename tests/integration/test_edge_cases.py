@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from mes.contract import CellEvent
 from mes.errors import ConfigError
 from mes.present import percent
+from mes.store import gaps, quarantine
 from mes.store.connection import connect
 from mes.store.corrections import unscrap
 from tests.lines import Line, held, look_at_days, step
@@ -315,6 +316,43 @@ def test_8_a_gap_over_the_boundary_of_days_is_filled_on_both(database: str, line
 def missing(database: str) -> list[int]:
     """What is missing of the day and the day after it."""
     return [only(database, "daily_throughput", production_day=DAY + dt.timedelta(n))["missing"] for n in (0, 1)]
+
+
+def test_8_a_gap_that_is_closed_by_hand_is_expected_no_more(database: str, line: Line) -> None:
+    line.put(line.topic("wnd/01"), event(5))
+    step(database)
+    assert only(database, "daily_throughput")["completeness"] == 1 / 5
+    with connect(database) as connection:
+        gaps.close(connection, f"{NANJING}/wnd/01", 1, 1, 4, "it had counted before it was connected")
+    look_at_days(database)
+    row = only(database, "daily_throughput")
+    assert (row["missing"], row["completeness"]) == (0, 1.0)
+    assert only(database, "completeness", station="wnd", machine="01")["expected"] == 1
+
+
+@pytest.mark.parametrize("end", ["replayed", "discarded"])
+def test_what_waits_in_the_quarantine_is_lacking_until_it_is_judged(database: str, line: Line, end: str) -> None:
+    now_ms = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
+    line.put(line.topic("wnd/01"), *(event(n, timestamp_ms=now_ms + n) for n in (1, 2)))
+    line.put(line.topic("wnd/01"), event(3, timestamp_ms=now_ms + 3, result="scrap", defect="W99"))
+    step(database)
+    (row,) = view(database, "daily_throughput", line=NANJING)
+    assert (row["events"], row["quarantined"], row["missing"], row["completeness"]) == (2, 1, 0, 2 / 3)
+    (machine,) = view(database, "completeness", station="wnd", machine="01")
+    assert (machine["expected"], machine["received"], machine["quarantined"]) == (3, 2, 1)
+    with connect(database) as connection:
+        if end == "replayed":
+            station_id = connection.execute(
+                "SELECT station_id FROM mes.station WHERE code = 'wnd' AND line_id = %s", [line.writer.line.line_id]
+            )
+            connection.execute("INSERT INTO mes.defect (station_id, code, name) VALUES (%s, 'W99', 'new')", station_id.fetchone())
+            assert quarantine.replay(database, quarantine.Selection()).stored == 1
+        else:
+            assert quarantine.discard(connection, quarantine.select(connection, quarantine.Selection()), "a test message") == 1
+    step(database)
+    look_at_days(database)
+    (row,) = view(database, "daily_throughput", line=NANJING)
+    assert (row["events"], row["quarantined"], row["completeness"]) == (3 if end == "replayed" else 2, 0, 1.0)
 
 
 # -- 9: late and ahead --------------------------------------------------------------------------------------------------

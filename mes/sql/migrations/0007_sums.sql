@@ -112,11 +112,10 @@ CREATE TABLE kpi.line_day (
     late               bigint NOT NULL,
     ahead              bigint NOT NULL,
     missing            bigint NOT NULL DEFAULT 0,
-    quarantined        bigint NOT NULL,
+    quarantined        bigint NOT NULL DEFAULT 0,
     last_event_at      timestamptz,
     PRIMARY KEY (line_id, production_day)
 );
-CREATE INDEX line_day_with_missing ON kpi.line_day (line_id) WHERE missing > 0;
 COMMENT ON COLUMN kpi.line_day.regular_s IS 'planned time by the shift plan, seconds';
 COMMENT ON COLUMN kpi.line_day.scheduled IS 'planned time less planned stops and holidays; scheduled_s are its seconds';
 COMMENT ON COLUMN kpi.line_day.started IS 'cells that came off the first station for the first time';
@@ -146,7 +145,6 @@ CREATE TABLE mes.duplicate (
     n          bigint NOT NULL,
     PRIMARY KEY (machine_id, bucket)
 );
-CREATE INDEX quarantine_by_time ON mes.quarantine (first_seen_at);
 
 -- Scrap that turned out to be none. The scrap event stays; what is counted less, and on which day, is said here.
 CREATE TABLE mes.unscrap (
