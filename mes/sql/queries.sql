@@ -210,10 +210,21 @@ WITH taken AS (
 SELECT DISTINCT bucket FROM taken ORDER BY bucket
 
 -- name: mark_history
--- Every bucket of a line that has events, sums or a day within a stretch of time.
+-- Every bucket of a line that has events, sums or a day within a stretch of time: from each bucket straight to the next event behind it.
+WITH RECURSIVE b AS (
+    (
+        SELECT date_bin('5 minutes', at, 'epoch'::timestamptz) AS bucket FROM mes.cell_event
+        WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s ORDER BY at LIMIT 1
+    )
+    UNION ALL
+    SELECT date_bin('5 minutes', n.at, 'epoch'::timestamptz)
+    FROM b CROSS JOIN LATERAL (
+        SELECT at FROM mes.cell_event
+        WHERE line_id = %(line)s AND at >= b.bucket + interval '5 minutes' AND at < %(end)s ORDER BY at LIMIT 1
+    ) AS n
+)
 INSERT INTO mes.dirty_bucket (line_id, bucket)
-SELECT line_id, date_bin('5 minutes', at, 'epoch'::timestamptz) FROM mes.cell_event
-WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s
+SELECT %(line)s, bucket FROM b
 UNION
 SELECT line_id, starts_at FROM kpi.station_sum WHERE line_id = %(line)s AND grain = 'bucket' AND starts_at >= %(begin)s AND starts_at < %(end)s
 UNION
