@@ -17,7 +17,8 @@ GROUP BY l.path"""
 _MARKS = "SELECT count(*) FROM mes.dirty_bucket"
 _EVENTS = "SELECT EXISTS (SELECT FROM mes.cell_event)"
 _COUNTS = """
-SELECT name, n FROM report.daily_throughput, LATERAL (VALUES ('events', events), ('good', good), ('scrap', scrap)) AS v (name, n)
+SELECT name, n FROM report.daily_throughput, LATERAL (VALUES
+    ('events', events), ('started', started), ('good', good), ('scrap', scrap), ('missing', missing)) AS v (name, n)
 WHERE line = %(line)s AND production_day = %(day)s
 UNION ALL
 SELECT format('hour %%s good', hour_of_day), good FROM report.hourly_throughput WHERE line = %(line)s AND production_day = %(day)s
@@ -25,7 +26,12 @@ UNION ALL
 SELECT format('station %%s %%s', station, name), n
 FROM report.station_yield, LATERAL (VALUES
     ('good', good), ('rework', rework), ('scrap', scrap), ('inspected', inspected), ('first_pass_good', first_pass_good)) AS v (name, n)
-WHERE line = %(line)s AND production_day = %(day)s"""
+WHERE line = %(line)s AND production_day = %(day)s
+UNION ALL
+SELECT format('defect %%s %%s', station, defect), count FROM report.defect_pareto WHERE line = %(line)s AND production_day = %(day)s
+UNION ALL
+SELECT format('machine %%s/%%s events', station, machine), received FROM report.completeness
+WHERE line = %(line)s AND production_day = %(day)s AND received > 0"""
 
 
 class Figures:

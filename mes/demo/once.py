@@ -178,13 +178,13 @@ def _truth(simulation: Simulation) -> dict[str, dict[str, Any]]:
 
 
 def _differences(simulations: Sequence[Simulation], figures: Figures) -> list[str]:
-    """Where the report's views and the ledgers disagree: lines, hours and stations, every count."""
+    """Where the report's views and the ledgers disagree: lines, hours, stations, defects and machines, every count."""
     found = []
     for simulation in simulations:
         path = simulation.line.path
         for day, truth in _truth(simulation).items():
             reported = figures.counts(path, dt.date.fromisoformat(day))
-            simulated: dict[str, int] = {name: truth[name] for name in ("events", "good", "scrap")}
+            simulated: dict[str, int] = {"started": truth["starts"]} | {name: truth[name] for name in ("events", "good", "scrap")}
             simulated |= {f"hour {hour} good": good for hour, good in enumerate(truth["hourly_good"])}
             for station, counts in truth["stations"].items():
                 names = {
@@ -195,6 +195,8 @@ def _differences(simulations: Sequence[Simulation], figures: Figures) -> list[st
                     "first_pass_good": "first_pass_good",
                 }
                 simulated |= {f"station {station} {name}": counts[own] for name, own in names.items()}
+                simulated |= {f"defect {station} {defect}": n for defect, n in counts["defects"].items()}
+            simulated |= {f"machine {machine} events": row["events"] for machine, row in truth["machines"].items()}
             found += [
                 f"{path} {day} {name}: reported {reported.get(name, 0)}, simulated {simulated.get(name, 0)}"
                 for name in sorted(simulated.keys() | reported.keys())
