@@ -247,6 +247,20 @@ def once() -> None:
         for name, mb in sorted(most.items()):
             seconds = sum(s for (_, part), s in spent.items() if part == name)
             say(f"    {name:<42} {mb:>9.0f} MiB {seconds:>9.1f} s of a core")
+        with EmbeddedPostgres(Path(home) / "once") as server:
+            for which in ("first", "second"):
+                seconds, most_mb = summed_anew(server.url)
+                say(f"  {f'mes rollup --all of that day, {which} time':<44} {seconds:>9.1f} s, at most {most_mb:.0f} MiB")
+
+
+def summed_anew(database: str) -> tuple[float, float]:
+    """Seconds and memory of `mes rollup --all`, from the command to its end."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "mes", "rollup", "--all"]
+    process = subprocess.Popen(command, env={**os.environ, "MES_DATABASE_URL": database}, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
 main(sys.argv[1:])
