@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -182,6 +185,25 @@ def test_4_the_cohort_is_that_of_the_start_and_open_until_every_cell_is_out(data
     assert only(database, "daily_throughput", production_day=DAY + dt.timedelta(1))["good"] == 1
     cells.report("under way", last, at_ms=DAY_ENDS_MS + 2 * DAY_MS)
     assert cohort() == (3, 2, 1, 0, 2 / 3, False)
+
+
+def test_mean_and_spread_of_readings_keep_their_digits(database: str, line: Line) -> None:
+    """Against fractions of the float32 values: what is stored, summed and divided is off by rounding once."""
+    numbers = np.random.default_rng(3)
+    readings = [float(np.float32(x)) for x in numbers.normal(3.295, 0.0033, 500)]
+    line.put(
+        line.topic("ocv/01"),
+        *(event(n, unit=f"S{n}", timestamp_ms=AT_MS + n * MINUTE, meas={"ocv2": x}) for n, x in enumerate(readings, 1)),
+    )
+    step(database)
+    row = only(database, "daily_characteristic", station="ocv", characteristic="ocv2")
+    exact = [Fraction(x) for x in readings]
+    mean = sum(exact) / 500
+    variance = sum((x - mean) ** 2 for x in exact) / 499
+    assert (row["n"], row["implausible"]) == (500, 0)
+    assert [float(np.float32(row[name])) for name in ("lowest", "highest")] == [min(readings), max(readings)]
+    assert row["mean"] == pytest.approx(float(mean), rel=2e-16)
+    assert row["sd"] == pytest.approx(math.sqrt(variance), rel=4e-16)
 
 
 # -- 5: taken back ------------------------------------------------------------------------------------------------------

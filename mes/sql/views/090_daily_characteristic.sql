@@ -6,7 +6,8 @@ SELECT
     c.name AS characteristic,
     c.unit,
     x.n,
-    (c.grid_origin::numeric + c.grid_step::numeric * x.total / nullif(x.n, 0))::double precision AS mean,
+    -- the origin is a whole number of steps; a double that is no whole number loses digits on its way to numeric
+    ((c.grid_origin / c.grid_step)::numeric + x.total / nullif(x.n, 0))::double precision * c.grid_step AS mean,
     sqrt(((x.n * x.squares - x.total * x.total) / nullif(x.n::numeric * (x.n - 1), 0))::double precision) * c.grid_step AS sd,
     x.low AS lowest,
     x.high AS highest,
