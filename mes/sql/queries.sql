@@ -193,8 +193,12 @@ FROM gone
 SELECT count(DISTINCT (line_id, bucket)) FROM mes.dirty_bucket
 
 -- name: oldest_mark
--- The oldest bucket of a line that waits, from an instant on.
-SELECT bucket FROM mes.dirty_bucket WHERE line_id = %s AND bucket >= %s ORDER BY bucket LIMIT 1
+-- The oldest bucket of a line that waits, between two instants.
+SELECT bucket FROM mes.dirty_bucket WHERE line_id = %s AND bucket >= %s AND bucket < %s ORDER BY bucket LIMIT 1
+
+-- name: newest_mark
+-- The newest bucket of a line that waits.
+SELECT bucket FROM mes.dirty_bucket WHERE line_id = %s ORDER BY bucket DESC LIMIT 1
 
 -- name: take_turn
 -- The line, as one of many, and the day for oneself, until the transaction ends.
@@ -432,14 +436,21 @@ INSERT INTO mes.dirty_bucket (line_id, bucket)
 SELECT %(line)s, day FROM unnest(%(starts)s::timestamptz[]) AS day
 
 -- name: days_to_open
--- Production days up to today that have no row and follow a day with events within a month.
+-- Production days up to today that have no row and follow a day with events within a month. Behind the last day they are opened
+-- once the line has been silent for a while: a line that is behind will have events for them.
 SELECT day::date
 FROM (
     SELECT production_day, lead(production_day) OVER (ORDER BY production_day) AS next,
         max(production_day) FILTER (WHERE events > 0) OVER (ORDER BY production_day) AS worked
     FROM kpi.line_day WHERE line_id = %(line)s
 ) AS d, generate_series(production_day + 1, least(coalesce(next - 1, %(today)s), %(today)s, worked + 31), interval '1 day') AS day
-WHERE next IS DISTINCT FROM production_day + 1 AND EXISTS (SELECT FROM mes.line WHERE line_id = %(line)s AND active)
+WHERE next IS DISTINCT FROM production_day + 1
+    AND EXISTS (SELECT FROM mes.line WHERE line_id = %(line)s AND active)
+    AND (
+        next IS NOT NULL
+        OR EXISTS (SELECT FROM mes.day_report r WHERE r.line_id = %(line)s AND r.production_day = day::date)
+        OR NOT EXISTS (SELECT FROM mes.day_report r WHERE r.line_id = %(line)s AND r.changed_at > now() - %(silent)s)
+    )
 
 -- name: scrap_of_unit
 -- Reports of scrap of a cell, whether their day is closed, and whether they were taken back.

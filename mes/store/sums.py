@@ -23,6 +23,7 @@ from mes.store.migrate import check
 
 GRACE = dt.timedelta(hours=24)  # a production day is open for corrections and late events so long after its end,
 QUIET = dt.timedelta(hours=1)  # and as long as it keeps changing
+SILENT = dt.timedelta(minutes=10)  # a line of which nothing has come for so long makes nothing; before, it may be behind
 
 _LACKING = 0x6D65736D  # "mesm": first key of the advisory locks under which it is counted what a line lacks
 _BUCKET = dt.timedelta(microseconds=BUCKET_US)
@@ -60,6 +61,7 @@ class Rollup:
         self._connection = connect(url, application="mes rollup")
         self._version = -1
         self._calendars: dict[int, LineCalendar] = {}
+        self._after: dict[int, dt.datetime] = {}
         with translated(url):
             check(self._connection)
             self._connection.execute("LISTEN mes_marks")
@@ -96,7 +98,7 @@ class Rollup:
         return int(row[0]) if row else 0
 
     def step(self) -> int:
-        """Recompute the oldest marked production day of each line that nobody else is at; returns how many buckets."""
+        """Recompute marked production days of each line, the newest and one other that nobody else is at; returns how many buckets."""
         done = 0
         with translated(self._url):
             for line_id, line in self._lines().items():
@@ -110,7 +112,7 @@ class Rollup:
         now = dt.datetime.now(dt.UTC)
         with translated(self._url):
             for line_id, line in self._lines().items():
-                values = {"line": line_id, "today": line.calendar.day_of(now)}
+                values = {"line": line_id, "today": line.calendar.day_of(now), "silent": SILENT}
                 days = [line.calendar.starts_at(day) for (day,) in self._connection.execute(queries()["days_to_open"], values)]
                 if days:
                     self._connection.execute(queries()["open_days"], {"line": line_id, "starts": days})
@@ -125,17 +127,37 @@ class Rollup:
         return self._calendars
 
     def _step(self, line_id: int, calendar: Calendar) -> int:
-        """Recompute the line's oldest marked day that can be had."""
-        after = _EVER[0]
-        while row := self._connection.execute(queries()["oldest_mark"], [line_id, after]).fetchone():
-            day = calendar.day_of(row[0])
-            begin, after = calendar.bounds(day)
+        """Recompute the line's newest marked day and one of the others, those of them that can be had."""
+        done, newest = 0, True
+        for day in self._marked_days(line_id, calendar):
+            begin, end = calendar.bounds(day)
             with self._connection.transaction():
                 if self._turn(line_id, day):
                     if self._lines()[line_id].calendar != calendar:
-                        return 0  # it has just changed, and with it what the marks stand for
-                    return self._recompute(_Day(line_id, calendar, day, begin, after, self._axes(line_id)))
-        return 0
+                        break  # it has just changed, and with it what the marks stand for
+                    done += self._recompute(_Day(line_id, calendar, day, begin, end, self._axes(line_id)))
+                    if not newest:
+                        self._after[line_id] = end
+                        break
+            newest = False
+        return done
+
+    def _marked_days(self, line_id: int, calendar: Calendar) -> Iterator[dt.date]:
+        """The newest marked day, at which people look, then the others in turn, from where the last turn ended: a day that is
+        marked all the time, by machines that send what they had kept, keeps none of the others from being summed."""
+        row = self._connection.execute(queries()["newest_mark"], [line_id]).fetchone()
+        if row is None:
+            return
+        newest = calendar.day_of(row[0])
+        yield newest
+        turned = self._after.get(line_id, _EVER[0])
+        for begin, end in ((turned, _EVER[1]), (_EVER[0], turned)):
+            at = begin
+            while row := self._connection.execute(queries()["oldest_mark"], [line_id, at, end]).fetchone():
+                day = calendar.day_of(row[0])
+                at = calendar.bounds(day)[1]
+                if day != newest:
+                    yield day
 
     def _turn(self, line_id: int, day: dt.date) -> bool:
         """Have the day for this transaction, unless another rollup has it or the line's calendar is being changed.

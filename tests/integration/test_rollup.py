@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from mes.contract import CellEvent
 from mes.rollup import recompute_all
 from mes.store.seed import SUMS
+from mes.store.sums import Rollup
 from tests.conftest import Databases
 from tests.lines import Line, held, step
 from tests.pipeline import event, rows, value
@@ -132,3 +134,19 @@ def test_a_part_of_history_leaves_the_rest_alone(embedded_databases: Databases) 
     wrong = rows(database, "SELECT production_day::text FROM kpi.line_day WHERE good = 77777 ORDER BY 1")
     assert ("2026-11-23",) not in wrong
     assert ("2026-11-22",) in wrong
+
+
+def test_an_old_day_that_is_marked_all_the_time_keeps_no_other_from_being_summed(embedded_databases: Databases) -> None:
+    database = embedded_databases()
+    day_ms = 24 * HOUR_MS
+    with held(database, NANJING) as line:
+        for day in range(5):
+            line.put(line.topic("grd/01"), event(day + 1, unit=f"S{day}", timestamp_ms=DAY_MS + day * day_ms))
+        with contextlib.closing(Rollup(database)) as rollup:
+            for n in range(4):
+                line.put(line.topic("grd/01"), event(n + 6, unit=f"T{n}", timestamp_ms=DAY_MS))
+                rollup.step()
+                if n == 0:
+                    newest = "SELECT good FROM report.daily_throughput ORDER BY production_day DESC LIMIT 1"
+                    assert value(database, newest) == 1, "the newest day comes first"
+    assert value(database, "SELECT count(*) FROM report.daily_throughput WHERE good > 0") == 5
