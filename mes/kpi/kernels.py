@@ -1,4 +1,4 @@
-"""Bare loops over events, compiled. Every check and every allocation is in `sums`, which calls them.
+"""Bare loops over events, compiled. Every check and every allocation is in `passes` and `events`, which call them.
 
 Compiled code reaches numba's disk cache only at module level; an index out of bounds returns garbage in silence.
 """
@@ -17,51 +17,6 @@ BIN_SHIFT = 18
 FIRST_BIN = (127 - 7) << 5
 BINS = 32 << 5
 
-
-@njit(**COMPILED)
-def count(bucket, station, result, defect, cycle_bits, results, defects, histogram):  # type: ignore[no-untyped-def]
-    """Add each row to results[bucket, station, result], defects[bucket, defect] and histogram[bucket, station, bin]."""
-    for i in range(bucket.size):
-        b = bucket[i]
-        s = station[i]
-        results[b, s, result[i]] += 1
-        if defect[i] >= 0:
-            defects[b, defect[i]] += 1
-        bin_ = (cycle_bits[i] >> BIN_SHIFT) - FIRST_BIN
-        histogram[b, s, min(max(bin_, 0), BINS - 1)] += 1
-
-
-@njit(**COMPILED)
-def first_pass(bucket, station, unit, attempt, result, at, seq, slots, inspected, first_pass_good):  # type: ignore[no-untyped-def]
-    """Count distinct units at attempt 1, and those of them whose first result is a pass, by bucket and station.
-
-    `slots` is an open-addressing table of row numbers, -1 where free, its size a power of two above the number of rows.
-    Where a unit reports its first attempt twice, the earlier report counts, whatever the order of rows: by time, then by
-    sequence number, then the worse result.
-    """
-    mask = slots.size - 1
-    for i in range(bucket.size):
-        if attempt[i] != 1:
-            continue
-        h = unit[i] ^ ((bucket[i] * 64 + station[i] + 1) * -7046029254386353131)
-        h ^= (h >> 32) & 0xFFFFFFFF
-        k = (h * -4658895280553007687 >> 20) & mask
-        while True:
-            j = slots[k]
-            if j < 0:
-                slots[k] = i
-                inspected[bucket[i], station[i]] += 1
-                break
-            if unit[j] == unit[i] and bucket[j] == bucket[i] and station[j] == station[i]:
-                earlier = at[i] < at[j] or (at[i] == at[j] and (seq[i] < seq[j] or (seq[i] == seq[j] and result[i] > result[j])))
-                if earlier:
-                    slots[k] = i
-                break
-            k = (k + 1) & mask
-    for k in range(slots.size):
-        j = slots[k]
-        if j >= 0 and result[j] == 0:
-            first_pass_good[bucket[j], station[j]] += 1
 
 
 # --- records of the database -------------------------------------------------------------------------------------------
@@ -135,211 +90,292 @@ def columns(words, at, received_at, unit, seq, machine, boot, cycle_bits, statio
 
 
 # --- sums of stations --------------------------------------------------------------------------------------------------
+#
+# Rows are taken in blocks that stay in the processor's cache, and each loop over a block does one thing: loops over a
+# slice with unsigned positions are those that LLVM turns into vector instructions. Positions that depend on data are
+# unsigned throughout, because numba looks for negative ones otherwise.
 
-BLOCK = 1024
+BLOCK = 4096
 TO_WHOLE = 1.5 * 2.0**52  # added and taken away again it rounds a float64 below 2^51 to a whole number, halves to even
 PLAUSIBLE = 2.0**31  # steps; from here on a reading is counted apart
-ENTRY = 1  # words of a table's entry before the bits: the unit
+CODES = 8  # a cell's counters by result, and by result of reports that are the first of their chain; two are unused
+LEAST, MOST = -0x7F800001, 0x7F800000  # -inf and inf as `ordered` sees them
 
 
 @njit(**COMPILED)
-def place(unit, table, stride):  # type: ignore[no-untyped-def]
-    """Where the entry of a unit begins in an open-addressing table, or where it is to be put.
+def ordered(bits):  # type: ignore[no-untyped-def]
+    """Bits of a float32 as an int32 of the same order, and back."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
-    An entry is the unit and the bits of the stations that reported it; bit 0 says that the entry is taken.
+
+@njit(**COMPILED)
+def look(first_us, span_us, per_us, lowest, station_of, stations, at, unit, station_id, result, cycle_bits, cells, marks, bins, hashes):  # type: ignore[no-untyped-def]
+    """Cell, station, bin and hash of (unit, station) of each row. True where a row has no place."""
+    wrong, far = np.int32(0), np.int64(0)
+    for i in range(at.size):
+        us = at[i] - first_us
+        far |= us | (span_us - 1 - us)
+        cells[i] = np.uint32(np.int32((np.float64(us) + 0.5) * per_us) * np.int32(stations))
+    for i in range(at.size):
+        s = np.int32(station_id[i]) - np.int32(lowest)
+        known = min(max(s, np.int32(0)), np.int32(station_of.size - 1))
+        station = station_of[np.uint32(known)]
+        wrong |= -(s ^ known) | (s ^ known) | station | np.int32(result[i]) | (np.int32(2) - np.int32(result[i]))
+        cells[i] += np.uint32(station)
+        marks[i] = np.uint32(station)
+        bins[i] = np.uint32(min(max((cycle_bits[i] >> np.int32(BIN_SHIFT)) - np.int32(FIRST_BIN), np.int32(0)), np.int32(BINS - 1)))
+    for i in range(at.size):
+        hashes[i] = np.uint32((unit[i] + (np.int64(station_id[i]) << 32)) * -7046029254386353131 >> 32)
+    return far < 0 or wrong < 0
+
+
+@njit(**COMPILED)
+def two_bits(hash_):  # type: ignore[no-untyped-def]
+    """The bits that a hash sets in its word of the filter."""
+    return np.uint64(1) << np.uint64(hash_ & np.uint32(63)) | np.uint64(1) << np.uint64(hash_ >> np.uint32(6) & np.uint32(63))
+
+
+@njit(**COMPILED)
+def sift(begin, hashes, shift, seen, attempt, result, codes, slow, slows):  # type: ignore[no-untyped-def]
+    """Code of each row: its result, + 3 where it has attempt 1 and is the first of its hash in the filter `seen`.
+
+    All others are slow: their numbers are put into `slow`; returns how many it holds now.
     """
-    mask = table.size // stride - 1
-    h = unit * -7046029254386353131
-    k = (h >> 32 ^ h) & mask
-    while table[k * stride + 1] & 1 and table[k * stride] != unit:
-        k = (k + 1) & mask
-    return k * stride
+    for i in range(hashes.size):
+        place, bits = np.uint64(hashes[i]) >> np.uint64(shift), two_bits(hashes[i])
+        word = seen[place]
+        codes[i] = np.uint32(bits & ~word != 0)
+        seen[place] = word | bits
+    for i in range(hashes.size):
+        codes[i] = np.uint32(result[i]) + np.uint32(3) * (codes[i] & np.uint32(attempt[i] == 1))
+    end = np.uint64(slows)
+    for i in range(hashes.size):
+        slow[end] = begin + i
+        end += np.uint64(codes[i] < np.uint32(3))
+    return np.int64(end)
 
 
 @njit(**COMPILED)
-def move(old, new, stride):  # type: ignore[no-untyped-def]
-    """Put every entry of a table into an empty one."""
-    for e in range(0, old.size, stride):
-        if old[e + 1] & 1:
-            f = place(old[e], new, stride)
-            for w in range(stride):
-                new[f + w] = old[e + w]
+def scatter(stations, cells, codes, bins, at, defect_id, defect_of, counts, histogram, last_at, defects):  # type: ignore[no-untyped-def]
+    """Add each row to the counters of its cell, and to its defect. True where a defect is unknown."""
+    for i in range(cells.size):
+        c = np.uint64(cells[i])
+        counts[np.uint64(CODES) * c + np.uint64(codes[i])] += 1
+        histogram[np.uint64(BINS) * c + np.uint64(bins[i])] += 1
+        last_at[c] = max(last_at[c], at[i])
+    for i in range(cells.size):
+        d = np.int64(defect_id[i])
+        if d != 0:
+            if d < 0 or d >= defect_of.size or defect_of[d] < 0:
+                return True
+            defects[np.int64(cells[i]) // stations, defect_of[d]] += 1
+    return False
 
 
 @njit(**COMPILED)
-def witness(unit, station_id, lowest, station_of, table, stride):  # type: ignore[no-untyped-def]
-    """Set the bits of reports that are counted elsewhere. False where a station is unknown."""
-    for i in range(unit.size):
-        s = np.int64(station_id[i]) - lowest
-        if s < 0 or s >= station_of.size or station_of[s] < 0:
-            return False
-        e = place(unit[i], table, stride)
-        bit = station_of[s] + 1
-        table[e] = unit[i]
-        table[e + 1] |= 1
-        table[e + 1 + (bit >> 6)] |= 1 << (bit & 63)
-    return True
+def arrange(cells, marks, meas, begins, by_station, readings):  # type: ignore[no-untyped-def]
+    """Cells and readings[slot, ...] in order of stations, and of rows inside; `marks` become the places in that order."""
+    begins[:] = 0
+    for i in range(cells.size):
+        begins[marks[i]] += np.uint32(1)
+    total = np.uint32(0)
+    for s in range(begins.size):
+        total, begins[s] = total + begins[s], total
+    for i in range(cells.size):
+        place = begins[marks[i]]
+        begins[marks[i]] = place + np.uint32(1)
+        by_station[place] = cells[i]
+        marks[i] = place
+    for k in range(meas.shape[1]):
+        column = readings[k]
+        for i in range(cells.size):
+            column[marks[i]] = meas[i, k]
+
+
+@njit(**COMPILED)
+def measure(x, bits, origin, inverse):  # type: ignore[no-untyped-def]
+    """Readings that are there, and of the plausible ones: n, sum of steps, of squares, of squares >> 32; extremes, `ordered`."""
+    there, n = np.int32(0), np.int32(0)
+    total, squares, upper = np.int64(0), np.int64(0), np.int64(0)
+    low, high = np.int32(MOST), np.int32(LEAST)
+    for i in range(x.size):
+        steps = ((np.float64(x[i]) - origin) * inverse + TO_WHOLE) - TO_WHOLE
+        plausible = abs(steps) < PLAUSIBLE
+        q = np.int64(np.int32(steps if plausible else 0.0))
+        there += np.int32(x[i] == x[i])
+        n += np.int32(plausible)
+        total += q
+        squares += q * q
+        upper += (q * q) >> 32
+        low = min(low, ordered(bits[i]) if plausible else np.int32(MOST))
+        high = max(high, ordered(bits[i]) if plausible else np.int32(LEAST))
+    return there, n, total, squares, upper, low, high
+
+
+@njit(**COMPILED)
+def reduce(stations, by_station, readings, bits, origin, inverse, n, implausible, total, squares, upper, low, high):  # type: ignore[no-untyped-def]
+    """Add arranged readings to the sums of their cells, a run of one cell at a time; `low` and `high` are `ordered`."""
+    begin = 0
+    while begin < by_station.size:
+        c, end = by_station[begin], begin + 1
+        while end < by_station.size and by_station[end] == c:
+            end += 1
+        c = np.int64(c)
+        for k in range(origin.shape[1]):
+            found = measure(readings[k, begin:end], bits[k, begin:end], origin[c % stations, k], inverse[c % stations, k])
+            implausible[c, k] += found[0] - found[1]
+            n[c, k] += found[1]
+            total[c, k] += found[2]
+            squares[c, k] += found[3]
+            upper[c, k] += found[4]
+            low[c, k] = min(low[c, k], found[5])
+            high[c, k] = max(high[c, k], found[6])
+        begin = end
 
 
 @njit(**COMPILED)
 def tally(  # type: ignore[no-untyped-def]
-    begin, first_us, end_us, bucket_us, at, unit, station_id, attempt, result, defect_id, cycle_bits, meas,
-    lowest, station_of, defect_of, origin, inverse, table, stride, used,
-    codes, defects, histogram, last_at, n, implausible, total, squares, low, high, slow, slows, cells, bins,
+    first_us, span_us, per_us, at, unit, station_id, attempt, result, defect_id, cycle_bits, meas,
+    lowest, station_of, defect_of, origin, inverse, shift, seen, hashes, slow, block, begins, readings, bits,
+    counts, histogram, last_at, defects, n, implausible, total, squares, upper, low, high,
 ):  # fmt: skip
-    """Add rows from `begin` on, as far as the table of units has room. Returns (row reached, units in the table, slow rows).
-
-    Of each row: codes[cell, result], + 3 where it is the first report of its chain that is met and has attempt 1. All
-    other rows are slow: their numbers are put into `slow`. The row reached is -1 where a row has no place.
-    """
-    stations, slots, most = origin.shape[0], origin.shape[1], table.size // stride // 2
-    per_us = 1.0 / bucket_us
-    while begin < at.size and used + BLOCK <= most:
-        m = min(BLOCK, at.size - begin)
-        wrong = False
-        for i in range(m):
-            r = begin + i
-            wrong |= (at[r] < first_us) | (at[r] >= end_us)
-            s = np.int64(station_id[r]) - lowest
-            t = min(max(s, 0), station_of.size - 1)
-            wrong |= (s != t) | (station_of[t] < 0)
-            bucket = np.int64((np.float64(at[r] - first_us) + 0.5) * per_us)
-            cells[i] = bucket * stations + station_of[t]
-            wrong |= (result[r] < 0) | (result[r] > 2)
-            d = min(max(np.int64(defect_id[r]), 0), defect_of.size - 1)
-            wrong |= (d != defect_id[r]) | (defect_of[d] < -1)
-            bins[i] = min(max((cycle_bits[r] >> BIN_SHIFT) - FIRST_BIN, 0), BINS - 1)
-        if wrong:
-            return -1, used, slows
-        for i in range(m):
-            r = begin + i
-            c = np.int64(cells[i])
-            s = c % stations
-            e = place(unit[r], table, stride)
-            used += 1 - (table[e + 1] & 1)
-            bit = s + 1
-            word = e + 1 + (bit >> 6)
-            table[e] = unit[r]
-            table[e + 1] |= 1
-            fresh = (attempt[r] == 1) & ~(table[word] >> (bit & 63)) & 1
-            table[word] |= 1 << (bit & 63)
-            codes[c, result[r] + 3 * fresh] += 1
-            slow[slows] = r
-            slows += 1 - fresh
-            histogram[c, bins[i]] += 1
-            last_at[c] = max(last_at[c], at[r])
-            d = defect_of[defect_id[r]]
-            if d >= 0:
-                defects[c // stations, d] += 1
-            for k in range(slots):
-                x = meas[r, k]
-                q = ((np.float64(x) - origin[s, k]) * inverse[s, k] + TO_WHOLE) - TO_WHOLE
-                if abs(q) < PLAUSIBLE:
-                    n[c, k] += 1
-                    total[c, k] += np.int64(q)
-                    squares[c, k] += np.int64(q) * np.int64(q)
-                    low[c, k] = min(low[c, k], x)
-                    high[c, k] = max(high[c, k], x)
-                elif x == x:
-                    implausible[c, k] += 1
-        begin += m
-    return begin, used, slows
+    """Add all rows; returns how many are slow (see `sift`), or -1 where one has no place."""
+    stations, slows = origin.shape[0], 0
+    for begin in range(0, at.size, BLOCK):
+        end = min(begin + BLOCK, at.size)
+        cells, marks, bins, codes, by_station = (
+            block[0, : end - begin],
+            block[1, : end - begin],
+            block[2],
+            block[3],
+            block[4, : end - begin],
+        )
+        here = hashes[begin:end]
+        if look(first_us, span_us, per_us, lowest, station_of, stations, at[begin:end], unit[begin:end], station_id[begin:end],
+                result[begin:end], cycle_bits[begin:end], cells, marks, bins, here):  # fmt: skip
+            return -1
+        slows = sift(begin, here, shift, seen, attempt[begin:end], result[begin:end], codes, slow, slows)
+        if scatter(stations, cells, codes, bins, at[begin:end], defect_id[begin:end], defect_of, counts, histogram, last_at, defects):
+            return -1
+        arrange(cells, marks, meas[begin:end], begins, by_station, readings)
+        reduce(stations, by_station, readings, bits, origin, inverse, n, implausible, total, squares, upper, low, high)
+    return slows
 
 
 # --- chains ------------------------------------------------------------------------------------------------------------
 
 
 @njit(**COMPILED)
-def mixed(unit, station_id):  # type: ignore[no-untyped-def]
-    h = unit * -7046029254386353131 + np.int64(station_id) * -4658895280553007687
-    h = (h ^ (h >> 32)) * -7046029254386353131
-    return h ^ (h >> 29)
+def foresee(lowest, station_of, unit, station_id, shift, seen, hashes):  # type: ignore[no-untyped-def]
+    """Put witnesses into the filter. True where a station is unknown."""
+    for i in range(unit.size):
+        s = np.int64(station_id[i]) - lowest
+        if s < 0 or s >= station_of.size or station_of[s] < 0:
+            return True
+        hashes[i] = np.uint32((unit[i] + (np.int64(station_id[i]) << 32)) * -7046029254386353131 >> 32)
+        seen[np.uint64(hashes[i]) >> np.uint64(shift)] |= two_bits(hashes[i])
+    return False
 
 
 @njit(**COMPILED)
-def number(slow, unit, station_id, key_unit, key_station, key_chain, sieve):  # type: ignore[no-untyped-def]
-    """Give the chains of the slow rows numbers, in a table of keys (-1 where free) and a sieve of bits; returns how many."""
-    mask, sieve_mask, chains = key_unit.size - 1, 64 * sieve.size - 1, 0
-    for r in slow:
-        h = mixed(unit[r], station_id[r])
-        b = (h >> 20) & sieve_mask
-        sieve[b >> 6] |= 1 << (b & 63)
-        k = h & mask
-        while key_chain[k] >= 0 and (key_unit[k] != unit[r] or key_station[k] != station_id[r]):
-            k = (k + 1) & mask
-        if key_chain[k] < 0:
-            key_unit[k], key_station[k], key_chain[k] = unit[r], station_id[r], chains
-            chains += 1
-    return chains
+def mark(slow, hashes, sieve):  # type: ignore[no-untyped-def]
+    """Set the bits of the hashes of slow rows."""
+    mask = np.uint32(32 * sieve.size - 1)
+    for i in range(slow.size):
+        bit = hashes[np.uint32(slow[i])] & mask
+        sieve[bit >> np.uint32(5)] |= np.uint32(1) << (bit & np.uint32(31))
 
 
 @njit(**COMPILED)
-def gather(unit, station_id, key_unit, key_station, key_chain, sieve, rows, chain):  # type: ignore[no-untyped-def]
-    """List the rows of numbered chains, and their chains; returns how many."""
-    mask, sieve_mask, m = key_unit.size - 1, 64 * sieve.size - 1, 0
-    for r in range(unit.size):
-        h = mixed(unit[r], station_id[r])
-        b = (h >> 20) & sieve_mask
-        if sieve[b >> 6] >> (b & 63) & 1:
-            k = h & mask
-            while key_chain[k] >= 0 and (key_unit[k] != unit[r] or key_station[k] != station_id[r]):
-                k = (k + 1) & mask
-            if key_chain[k] >= 0:
-                rows[m], chain[m] = r, key_chain[k]
-                m += 1
-    return m
+def gather(hashes, sieve, rows, begins):  # type: ignore[no-untyped-def]
+    """List the rows whose bit is set, and count them by group, which is a hash without its upper bits; returns how many."""
+    mask, groups = np.uint32(32 * sieve.size - 1), np.uint32(begins.size - 2)
+    end = np.uint64(0)
+    for r in range(hashes.size):
+        bit = hashes[r] & mask
+        rows[end] = r
+        end += np.uint64(sieve[bit >> np.uint32(5)] >> (bit & np.uint32(31)) & np.uint32(1))
+    for i in range(np.int64(end)):
+        begins[(hashes[np.uint32(rows[i])] & groups) + np.uint32(1)] += 1
+    return np.int64(end)
 
 
 @njit(**COMPILED)
-def walk(chain, cell, at, seq, result, attempt, order, begins, inspected, first_pass_good, passed, retests):  # type: ignore[no-untyped-def]
-    """Replace what `tally` has counted of these chains by what they are, walked in order of time, number and worse result.
+def collect(  # type: ignore[no-untyped-def]
+    rows, slow, first_us, per_us, lowest, station_of, stations, hashes, at, unit, seq, station_id, attempt, result, begins, reports,
+):  # fmt: skip
+    """Put reports where their groups begin, and move these on: (unit, station, time, number, rank and what they count as).
 
-    The reports of a chain come in the order in which they were counted, witnesses (cell -1) last. `begins` is zero, one
-    longer than there are chains.
+    The last is 2 - result, attempt 1 and, in 32 bits, cell + 1. Without `slow` these are witnesses and have no cell.
     """
-    for i in range(chain.size):
-        begins[chain[i] + 1] += 1
-    for c in range(begins.size - 1):
-        begins[c + 1] += begins[c]
-    for i in range(chain.size):  # each begin moves to the end of its chain
-        order[begins[chain[i]]] = i
-        begins[chain[i]] += 1
-    for c in range(begins.size - 1):
-        begin, end = (begins[c - 1] if c else 0), begins[c]
-        i = order[begin]
-        if attempt[i] == 1 and cell[order[end - 1]] >= 0:
-            inspected[cell[i]] -= 1
-            first_pass_good[cell[i]] -= result[i] == 0
-            passed[cell[i]] -= result[i] == 0
+    groups, next_slow = np.uint32(begins.size - 2), 0
+    for i in range(rows.size):
+        r = np.uint32(rows[i])
+        group = hashes[r] & groups
+        place = np.uint32(begins[group])
+        begins[group] += 1
+        while next_slow < slow.size and slow[next_slow] < rows[i]:
+            next_slow += 1
+        was_slow = next_slow < slow.size and slow[next_slow] == rows[i]
+        cell = np.int64(-1)
+        if slow.size:
+            bucket = np.int64((np.float64(at[r] - first_us) + 0.5) * per_us)
+            cell = bucket * stations + station_of[np.int64(station_id[r]) - lowest]
+        fast = slow.size > 0 and not was_slow
+        reports[place, 0] = unit[r]
+        reports[place, 1] = station_id[r]
+        reports[place, 2] = at[r]
+        reports[place, 3] = seq[r]
+        reports[place, 4] = (2 - np.int64(result[r])) << 34 | np.int64(fast) << 33 | np.int64(attempt[r] == 1) << 32 | (cell + 1)
+
+
+@njit(**COMPILED)
+def before(reports, a, b):  # type: ignore[no-untyped-def]
+    """Whether report a comes before b in the order of units, stations, and reports of a chain."""
+    for k in range(5):
+        if reports[a, k] != reports[b, k]:
+            return reports[a, k] < reports[b, k]
+    return False
+
+
+@njit(**COMPILED)
+def walk(reports, ends, order, inspected, first_pass_good, passed, retests):  # type: ignore[no-untyped-def]
+    """Count the chains of these groups of reports anew, walking each in order; what `sift` has counted of them is taken back.
+
+    `ends` holds the end of each group.
+    """
+    begin = 0
+    for end in ends:
+        for i in range(begin, end):
+            order[i] = i
         gap = 1
         while gap < (end - begin) // 3:
             gap = 3 * gap + 1
-        while gap > 0:
+        while gap > 0:  # Shell's sort: by insertion where there are few, and never quadratic
             for j in range(begin + gap, end):
                 i = order[j]
-                while j >= begin + gap:
-                    o = order[j - gap]
-                    if at[o] < at[i] or (at[o] == at[i] and (seq[o] < seq[i] or (seq[o] == seq[i] and result[o] >= result[i]))):
-                        break
-                    order[j] = o
+                while j >= begin + gap and before(reports, i, order[j - gap]):
+                    order[j] = order[j - gap]
                     j -= gap
                 order[j] = i
             gap //= 3
         first = good = False
         for j in range(begin, end):
             i = order[j]
-            counted = cell[i] >= 0
-            if attempt[i] == 1 and not first:
-                first = True
-                if counted:
-                    inspected[cell[i]] += 1
-                    first_pass_good[cell[i]] += result[i] == 0
-            if result[i] == 0 and not good:
-                good = True
-                if counted:
-                    passed[cell[i]] += 1
-            if j > begin and counted and result[order[j - 1]] != 1:
-                retests[cell[i]] += 1
+            what = reports[i, 4]
+            cell, starts, fast, is_pass = (what & 0xFFFFFFFF) - 1, what >> 32 & 1, what >> 33 & 1, what >> 34 == 2
+            follows = j > begin and reports[i, 0] == reports[order[j - 1], 0] and reports[i, 1] == reports[order[j - 1], 1]
+            if not follows:
+                first = good = False
+            if cell >= 0:
+                inspecting = np.int64(starts != 0 and not first) - fast
+                inspected[cell] += inspecting
+                first_pass_good[cell] += inspecting * is_pass
+                passed[cell] += np.int64(is_pass and not good) - fast * is_pass
+                retests[cell] += follows and reports[order[j - 1], 4] >> 34 != 1
+            first |= starts != 0
+            good |= is_pass
+        begin = end
 
 
 # --- machines ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,110 +17,89 @@ if TYPE_CHECKING:
 
 BUCKET_US = 5 * 60 * 1_000_000
 AHEAD_US = 5 * 60 * 1_000_000
-FITS = 2.0**62.9  # a bound computed in float64 that is below this is below 2^63
 
 
 def count(events: Events, witnesses: Events | None, first_us: int, buckets: int, axes: Axes, sums: Sums) -> NDArray[Any]:
     """Fill all of `sums` but the machines; returns the squares, which may be wider than those of `sums`."""
-    stations, readings = axes.station_ids.size, sums.readings
-    end_us = first_us + buckets * BUCKET_US
-    if events.meas.shape[1] != axes.origin.shape[1]:
-        raise ValueError(f"events with {events.meas.shape[1]} slots of readings, axes with {axes.origin.shape[1]}")
-    lowest = int(axes.station_ids[0]) if stations else 0
-    station_of = _numbered(axes.station_ids, lowest, -1)
-    defect_of = _numbered(axes.defect_ids, 0, -2)
-    defect_of[0] = -1
-    stride = 2 + (stations + 1) // 64
-    wanted = len(events) + (len(witnesses) if witnesses else 0)
-    table = np.zeros(stride << max(11, min(18, (2 * wanted).bit_length())), np.int64)
-    used = 0
-    if witnesses is not None and len(witnesses):
-        while table.size < 4 * stride * len(witnesses):
-            table = np.zeros(2 * table.size, np.int64)
-        inside = (witnesses.at >= first_us) & (witnesses.at < end_us)
-        if inside.any() or not kernels.witness(witnesses.unit, witnesses.station_id, lowest, station_of, table, stride):
+    stations, slots, readings = axes.station_ids.size, axes.origin.shape[1], sums.readings
+    if events.meas.shape[1] != slots:
+        raise ValueError(f"events with {events.meas.shape[1]} slots of readings, axes with {slots}")
+    span_us, lowest = buckets * BUCKET_US, int(axes.station_ids[0]) if stations else 0
+    station_of, defect_of = _numbered(axes.station_ids, lowest), _numbered(axes.defect_ids, 0)
+    # With 8 to 16 bits for each row, about one row in a hundred meets the two bits of others and is walked in vain.
+    shift = 38 - max(12, min(38, (8 * (len(events) + (len(witnesses) if witnesses else 0))).bit_length()))
+    seen = np.zeros(1 << 32 - shift, np.uint64)
+    hashes = [np.empty(len(events), np.uint32), np.empty(len(witnesses) if witnesses else 0, np.uint32)]
+    if witnesses:
+        inside = (witnesses.at >= first_us) & (witnesses.at < first_us + span_us)
+        if inside.any() or kernels.foresee(lowest, station_of, witnesses.unit, witnesses.station_id, shift, seen, hashes[1]):
             raise ValueError(f"witnesses inside of the {buckets} buckets from {first_us}, or of other stations than {axes.station_ids}")
-        used = int((table[1::stride] & 1).sum())
-    codes = np.zeros((buckets * stations, 6), np.int64)
-    inverse = 1.0 / axes.step
-    slow = np.empty(len(events) + 1, np.int32)
-    cells, bins = np.empty(kernels.BLOCK, np.int32), np.empty(kernels.BLOCK, np.int32)
-    flat = [getattr(readings, f.name).reshape(buckets * stations, axes.origin.shape[1]) for f in fields(readings)]
-    reached = slows = 0
-    while reached < len(events):
-        if used + kernels.BLOCK > table.size // stride // 2:
-            larger = np.zeros(4 * table.size, np.int64)
-            kernels.move(table, larger, stride)
-            table = larger
-        reached, used, slows = kernels.tally(
-            reached, first_us, end_us, BUCKET_US, events.at, events.unit, events.station_id, events.attempt, events.result,
-            events.defect_id, events.cycle_s.view(np.int32), events.meas, lowest, station_of, defect_of, axes.origin, inverse,
-            table, stride, used, codes, sums.defects, sums.histogram.reshape(buckets * stations, kernels.BINS), sums.last_at.reshape(-1),
-            *flat, slow, slows, cells, bins,
-        )  # fmt: skip
-        if reached < 0:
-            raise ValueError(
-                f"events outside of {buckets} buckets from {first_us}, of other stations than {axes.station_ids}, "
-                f"of other defects than {axes.defect_ids}, or with unknown results"
-            )
-    for extreme in (readings.low, readings.high):
-        extreme += 0.0  # -0.0 becomes 0.0, whichever of the two came first
-    by_code = codes.reshape(buckets, stations, 6)
-    sums.results[:] = by_code[:, :, :3] + by_code[:, :, 3:]
-    sums.inspected[:] = by_code[:, :, 3:].sum(axis=2)
+    flat = buckets * stations, slots
+    counts, upper = np.zeros(flat[0] * kernels.CODES, np.int64), np.zeros(flat, np.int64)
+    low, high = np.full(flat, kernels.MOST, np.int32), np.full(flat, kernels.LEAST, np.int32)
+    slow, block = np.empty(len(events) + 1, np.int32), np.empty((5, kernels.BLOCK), np.uint32)
+    arranged = np.empty((slots, kernels.BLOCK), np.float32)
+    slows = kernels.tally(
+        first_us, span_us, 1.0 / BUCKET_US, events.at, events.unit, events.station_id, events.attempt, events.result,
+        events.defect_id, events.cycle_s.view(np.int32), events.meas, lowest, station_of, defect_of, axes.origin, 1.0 / axes.step,
+        shift, seen, hashes[0], slow, block, np.empty(stations, np.uint32), arranged, arranged.view(np.int32),
+        counts, sums.histogram.reshape(-1), sums.last_at.reshape(-1), sums.defects,
+        *(getattr(readings, name).reshape(flat) for name in ("n", "implausible", "total", "squares")), upper, low, high,
+    )  # fmt: skip
+    if slows < 0:
+        raise ValueError(
+            f"events outside of {buckets} buckets from {first_us}, of other stations than {axes.station_ids}, "
+            f"of other defects than {axes.defect_ids}, or with unknown results"
+        )
+    by_code = counts.reshape(buckets, stations, kernels.CODES)
+    np.add(by_code[:, :, :3], by_code[:, :, 3:6], out=sums.results)
+    by_code[:, :, 3:6].sum(axis=2, out=sums.inspected)
     sums.first_pass_good[:] = sums.passed[:] = by_code[:, :, 3]
+    for extreme, found in ((readings.low, low), (readings.high, high)):
+        extreme[:] = kernels.ordered(found).view(np.float32).reshape(extreme.shape)
+        extreme += 0.0  # -0.0 becomes 0.0
     if slows:
-        _chains(events, witnesses, first_us, axes, slow[:slows], station_of, lowest, sums)
-    return _squares(events, first_us, axes, station_of, lowest, sums)
+        _chains(events, witnesses, first_us, axes, hashes, slow[:slows], station_of, lowest, sums)
+    return _squares(readings.n, readings.squares, upper.reshape(readings.n.shape))
 
 
-def _numbered(ids: NDArray[np.int64], lowest: int, nothing: int) -> NDArray[np.int64]:
-    """Where an id stands on its axis, by id - lowest; `nothing` where it does not. At least one long."""
-    out = np.full(int(ids[-1]) - lowest + 1 if ids.size else 1, nothing, np.int64)
+def _squares(n: NDArray[np.int64], squares: NDArray[np.int64], upper: NDArray[np.int64]) -> NDArray[Any]:
+    """Sums of squares, of which `squares` holds the lower 64 bits and `upper` the sums of each square without its lower 32 bits."""
+    if not upper.size or int((upper + n).max()) < 2**31:
+        return squares
+    exact = [(u << 32) + ((s - (u << 32)) % 2**64) for s, u in zip(squares.ravel().tolist(), upper.ravel().tolist(), strict=True)]
+    return np.array(exact, np.int64 if max(exact) < 2**63 else object).reshape(n.shape)
+
+
+def _numbered(ids: NDArray[np.int64], lowest: int) -> NDArray[np.int32]:
+    """Where an id stands on its axis, by id - lowest; -1 where it does not. At least one long."""
+    out = np.full(int(ids[-1]) - lowest + 1 if ids.size else 1, -1, np.int32)
     out[ids - lowest] = np.arange(ids.size)
     return out
 
 
-def _chains(events: Events, witnesses: Events | None, first_us: int, axes: Axes, slow: NDArray[np.int32], station_of: NDArray[np.int64],
-            lowest: int, sums: Sums) -> None:  # fmt: skip
-    """Count the chains of slow rows again, walking them."""
-    size = 1 << int(2 * slow.size).bit_length()
-    key_unit, key_station, key_chain = np.empty(size, np.int64), np.empty(size, np.int16), np.full(size, -1, np.int32)
-    sieve = np.zeros(max(1, size // 8), np.int64)
-    chains = kernels.number(slow, events.unit, events.station_id, key_unit, key_station, key_chain, sieve)
-    parts = []
-    for source in (events, witnesses):
-        if source is None:
-            continue
-        rows, chain = np.empty(len(source), np.int32), np.empty(len(source), np.int32)
-        m = kernels.gather(source.unit, source.station_id, key_unit, key_station, key_chain, sieve, rows, chain)
-        rows = rows[:m]
-        at = source.at[rows]
-        cell = np.full(m, -1, np.int64)
-        if source is events:
-            cell[:] = (at - first_us) // BUCKET_US * axes.station_ids.size + station_of[source.station_id[rows].astype(np.int64) - lowest]
-        parts.append((chain[:m], cell, at, source.seq[rows], source.result[rows], source.attempt[rows]))
-    columns = [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+def _chains(
+    events: Events, witnesses: Events | None, first_us: int, axes: Axes, hashes: list[NDArray[np.uint32]], slow: NDArray[np.int32],
+    station_of: NDArray[np.int32], lowest: int, sums: Sums,
+) -> None:  # fmt: skip
+    """Count the chains of slow rows anew, walking them."""
+    size = max(5, int(slow.size).bit_length())
+    sieve, begins = np.zeros(1 << size, np.uint32), np.zeros((1 << size - 1) + 1, np.int32)
+    kernels.mark(slow, hashes[0], sieve)
+    sources = [(events, hashes[0], slow)] + ([(witnesses, hashes[1], slow[:0])] if witnesses else [])
+    found = []
+    for source, hashed, _ in sources:
+        rows = np.empty(len(source) + 1, np.int32)
+        found.append(rows[: kernels.gather(hashed, sieve, rows, begins)])
+    np.cumsum(begins, out=begins)
+    reports = np.empty((begins[-1], 5), np.int64)
+    for (source, hashed, slow_here), rows in zip(sources, found, strict=True):
+        kernels.collect(
+            rows, slow_here, first_us, 1.0 / BUCKET_US, lowest, station_of, axes.station_ids.size, hashed, source.at, source.unit,
+            source.seq, source.station_id, source.attempt, source.result, begins, reports,
+        )  # fmt: skip
     outs = [a.reshape(-1) for a in (sums.inspected, sums.first_pass_good, sums.passed, sums.retests)]
-    kernels.walk(*columns, np.empty(columns[0].size, np.int32), np.zeros(chains + 1, np.int32), *outs)
-
-
-def _squares(events: Events, first_us: int, axes: Axes, station_of: NDArray[np.int64], lowest: int, sums: Sums) -> NDArray[Any]:
-    """The sums of squares, summed again without a limit where they may not have fitted 63 bits."""
-    r = sums.readings
-    with np.errstate(invalid="ignore"):
-        widest = np.maximum(abs((r.low - axes.origin) / axes.step), abs((r.high - axes.origin) / axes.step)) + 1
-        suspects = np.argwhere((r.n > 0) & (r.n * widest**2 > FITS))
-    if not suspects.size:
-        return r.squares
-    cell = (events.at - first_us) // BUCKET_US * axes.station_ids.size + station_of[events.station_id.astype(np.int64) - lowest]
-    squares = r.squares.astype(object)
-    for b, s, k in suspects:
-        grid = Grid(float(axes.origin[s, k]), float(axes.step[s, k]))
-        x = events.meas[cell == b * axes.station_ids.size + s, k].astype(np.float64)
-        plausible = abs(np.rint((x - grid.origin) / grid.step)) < kernels.PLAUSIBLE
-        squares[b, s, k] = moments(x[plausible], grid).squares
-    return squares if max(squares[tuple(suspects.T)]) >= 2**63 else squares.astype(np.int64)
+    kernels.walk(reports, begins[:-1], np.empty(len(reports), np.int32), *outs)
 
 
 def moments(x: NDArray[np.float64], grid: Grid) -> Moments:

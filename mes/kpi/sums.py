@@ -67,7 +67,7 @@ class Machines:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Sums by bucket (first axis) and station or defect (second axis), all int64.
+    """Sums by bucket (first axis) and station or defect (second axis), int64 unless said.
 
     `readings` and `machines` hold further arrays (`sums.readings.n`, `sums.machines.late`).
     A chain is all reports of a unit at a station in the production day, in order of time, number and worse result.
@@ -78,7 +78,7 @@ class Sums:
     passed           [bucket, station]: chains whose first pass lies here
     retests          [bucket, station]: reports that follow one of their chain which did not call for rework
     defects          [bucket, defect]
-    histogram        [bucket, station, bin]: cycle times
+    histogram        [bucket, station, bin], int32: cycle times
     last_at          [bucket, station]: latest event, microseconds; meaningless where there is none
     """
 
@@ -88,7 +88,7 @@ class Sums:
     passed: Ints
     retests: Ints
     defects: Ints
-    histogram: Ints
+    histogram: NDArray[np.int32]
     last_at: Ints
     readings: Readings
     machines: Machines
@@ -106,7 +106,7 @@ class Sums:
             passed=np.zeros(shape, np.int64),
             retests=np.zeros(shape, np.int64),
             defects=np.zeros((buckets, axes.defect_ids.size), np.int64),
-            histogram=np.zeros((*shape, kernels.BINS), np.int64),
+            histogram=np.zeros((*shape, kernels.BINS), np.int32),
             last_at=np.full(shape, NEVER),
             readings=Readings(
                 n=np.zeros((*shape, slots), np.int64),

@@ -91,7 +91,7 @@ def assert_cells(found: Sums, expected: dict[str, naive.Cells]) -> None:
                 ids = DEFECTS if name == "defects" else STATIONS
                 cells[where[0], list(ids).index(where[1]), *where[2:]] = n
         nothing = {"low": math.inf, "high": -math.inf, "last_at": NEVER}.get(name, 0)
-        assert array.dtype == (np.float32 if name in ("low", "high") else np.int64) or name == "squares"
+        assert array.dtype == {"low": np.float32, "high": np.float32, "histogram": np.int32}.get(name, np.int64) or name == "squares"
         filled = np.full(array.shape, nothing, object if name == "squares" else array.dtype)
         for where, n in cells.items():
             filled[where] = n
