@@ -122,71 +122,6 @@ BINS = 1024
 
 
 @dataclass(frozen=True)
-class Row:
-    """An event as the sums see it."""
-
-    at: int
-    unit: int
-    seq: int
-    cycle_s: float
-    station_id: int
-    attempt: int
-    result: int
-    defect_id: int
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What `mes.kpi.sums.summarise` must count, by (bucket, station) or (bucket, defect)."""
-
-    results: Mapping[tuple[int, int, int], int]
-    inspected: Mapping[tuple[int, int], int]
-    first_pass_good: Mapping[tuple[int, int], int]
-    defects: Mapping[tuple[int, int], int]
-    histogram: Mapping[tuple[int, int, int], int]
-    last_at: Mapping[tuple[int, int], int]
-
-
-def summarise(rows: Iterable[Row], first_us: int) -> Sums:
-    rows = list(rows)
-    cell = [((row.at - first_us) // BUCKET_US, row.station_id) for row in rows]
-    first_reports: dict[tuple[int, int, int], list[Row]] = defaultdict(list)
-    for where, row in zip(cell, rows, strict=True):
-        if row.attempt == 1:
-            first_reports[*where, row.unit].append(row)
-    inspected = Counter((bucket, station) for bucket, station, _ in first_reports)
-    good: Counter[tuple[int, int]] = Counter()
-    for (bucket, station, _), reports in first_reports.items():
-        first = min(reports, key=lambda row: (row.at, row.seq, -row.result))
-        good[bucket, station] += first.result == 0
-    return Sums(
-        results=Counter((*where, row.result) for where, row in zip(cell, rows, strict=True)),
-        inspected=inspected,
-        first_pass_good=good,
-        defects=Counter((bucket, row.defect_id) for (bucket, _), row in zip(cell, rows, strict=True) if row.defect_id != 0),
-        histogram=Counter((*where, bin_of(row.cycle_s)) for where, row in zip(cell, rows, strict=True)),
-        last_at={
-            where: max(at for _, at in group)
-            for where, group in itertools.groupby(sorted((w, r.at) for w, r in zip(cell, rows, strict=True)), key=lambda pair: pair[0])
-        },
-    )
-
-
-def bin_of(cycle_s: float) -> int:
-    """Bin of a cycle time: 32 equal steps in each octave from 2^-7 s on, the ends take what lies beyond."""
-    cycle_s = struct.unpack("f", struct.pack("f", cycle_s))[0]
-    if cycle_s < 2.0**-7:
-        return 0
-    mantissa, exponent = math.frexp(cycle_s)  # mantissa in [1/2, 1)
-    return min(BINS - 1, 32 * (exponent - 1 + 7) + math.floor((2 * mantissa - 1) * 32))
-
-
-def bin_edge(n: int) -> float:
-    """Lower edge of a bin, seconds."""
-    return float(2.0 ** (n // 32 - 7) * (1 + n % 32 / 32))
-
-
-@dataclass(frozen=True)
 class Report:
     """An event as `mes.kpi` sees it: a unit reported by a station."""
 
@@ -202,6 +137,20 @@ class Report:
     result: int
     defect_id: int
     meas: tuple[float, ...]
+
+
+def bin_of(cycle_s: float) -> int:
+    """Bin of a cycle time: 32 equal steps in each octave from 2^-7 s on, the ends take what lies beyond."""
+    cycle_s = struct.unpack("f", struct.pack("f", cycle_s))[0]
+    if cycle_s < 2.0**-7:
+        return 0
+    mantissa, exponent = math.frexp(cycle_s)  # mantissa in [1/2, 1)
+    return min(BINS - 1, 32 * (exponent - 1 + 7) + math.floor((2 * mantissa - 1) * 32))
+
+
+def bin_edge(n: int) -> float:
+    """Lower edge of a bin, seconds."""
+    return float(2.0 ** (n // 32 - 7) * (1 + n % 32 / 32))
 
 
 Cells = dict[Any, Any]

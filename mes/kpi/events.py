@@ -70,14 +70,14 @@ def decode(data: bytes, slots: int) -> Events:
 
     ValueError on a record that is cut off or no such record, and on one with more readings than slots.
     """
-    from mes.kpi import kernels
+    from mes.kpi import record_kernels
 
     words = np.frombuffer(data, np.uint32, len(data) // 4)
-    n, at = kernels.records(words, slots)
+    n, at = record_kernels.records(words, slots)
     if 4 * at != len(data):
         raise ValueError(f"{len(data)} bytes of events: at byte {4 * at} is no whole record with up to {slots} readings")
     columns = {name: np.empty(n, kind) for name, kind in _TYPES.items()}
     meas = np.empty((n, slots), np.float32)
     bits = [column.view(np.int32) if name == "cycle_s" else column for name, column in columns.items()]
-    kernels.columns(words, *bits, meas.view(np.int32))
+    record_kernels.columns(words, *bits, meas.view(np.int32))
     return Events(**columns, meas=meas)

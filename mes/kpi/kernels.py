@@ -1,96 +1,20 @@
-"""Bare loops over events, compiled. Every check and every allocation is in `passes` and `events`, which call them.
+"""Bare loops that sum events by station, compiled. Every check and every allocation is in `passes` and `events`, which call them.
 
 Compiled code reaches numba's disk cache only at module level; an index out of bounds returns garbage in silence.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-COMPILED: dict[str, Any] = {"cache": True, "nogil": True}
+from mes.kpi.compiled import COMPILED
 
 # Cycle time histogram: 32 bins an octave, by the upper bits of the float32 value, over the octaves 2^-7 to 2^25 seconds.
 BIN_SHIFT = 18
 FIRST_BIN = (127 - 7) << 5
 BINS = 32 << 5
 
-
-
-# --- records of the database -------------------------------------------------------------------------------------------
-
-FIXED_WORDS = 16  # 32-bit words of a record, up to and with the element type of its array
-FLOAT4 = 700
-NAN_BITS = 0x7FC00000
-
-
-@njit(**COMPILED)
-def swapped(word):  # type: ignore[no-untyped-def]
-    """A big-endian 32-bit word as the signed number that it says."""
-    w = np.int64(word)
-    w = (w & 0xFF) << 24 | (w & 0xFF00) << 8 | (w >> 8) & 0xFF00 | w >> 24
-    return w - ((w & 0x80000000) << 1)
-
-
-@njit(**COMPILED)
-def records(words, slots):  # type: ignore[no-untyped-def]
-    """How many whole records there are one behind the other, and the word at which that ends."""
-    n = at = 0
-    while at + FIXED_WORDS <= words.size:
-        dimensions = swapped(words[at + 13])
-        if dimensions < 0 or dimensions > 1 or words[at + 14] != 0 or swapped(words[at + 15]) != FLOAT4:
-            break
-        end = at + FIXED_WORDS
-        if dimensions == 1:
-            if end + 2 > words.size:
-                break
-            readings = swapped(words[end])
-            if readings < 1 or readings > slots or swapped(words[end + 1]) != 1 or end + 2 + 2 * readings > words.size:
-                break
-            end += 2
-            strange = 0
-            for k in range(readings):
-                strange |= swapped(words[end + 2 * k]) ^ 4
-            if strange != 0:
-                break
-            end += 2 * readings
-        n += 1
-        at = end
-    return n, at
-
-
-@njit(**COMPILED)
-def columns(words, at, received_at, unit, seq, machine, boot, cycle_bits, station, attempt, result, defect, meas_bits):  # type: ignore[no-untyped-def]
-    """Take records apart that `records` has found whole."""
-    w = 0
-    for i in range(at.size):
-        at[i] = swapped(words[w]) << 32 | swapped(words[w + 1]) & 0xFFFFFFFF
-        received_at[i] = swapped(words[w + 2]) << 32 | swapped(words[w + 3]) & 0xFFFFFFFF
-        unit[i] = swapped(words[w + 4]) << 32 | swapped(words[w + 5]) & 0xFFFFFFFF
-        seq[i] = swapped(words[w + 6]) << 32 | swapped(words[w + 7]) & 0xFFFFFFFF
-        machine[i] = swapped(words[w + 8])
-        boot[i] = swapped(words[w + 9])
-        cycle_bits[i] = swapped(words[w + 10])
-        two = swapped(words[w + 11])
-        station[i] = two >> 16
-        attempt[i] = ((two & 0xFFFF) ^ 0x8000) - 0x8000
-        two = swapped(words[w + 12])
-        result[i] = two >> 16
-        defect[i] = ((two & 0xFFFF) ^ 0x8000) - 0x8000
-        readings = 0
-        if words[w + 13] != 0:
-            readings = swapped(words[w + 16])
-            w += 2
-        w += FIXED_WORDS
-        for k in range(meas_bits.shape[1]):
-            meas_bits[i, k] = swapped(words[w + 2 * k + 1]) if k < readings else NAN_BITS
-        w += 2 * readings
-
-
-# --- sums of stations --------------------------------------------------------------------------------------------------
-#
 # Rows are taken in blocks that stay in the processor's cache, and each loop over a block does one thing: loops over a
 # slice with unsigned positions are those that LLVM turns into vector instructions. Positions that depend on data are
 # unsigned throughout, because numba looks for negative ones otherwise.
@@ -106,6 +30,12 @@ LEAST, MOST = -0x7F800001, 0x7F800000  # -inf and inf as `ordered` sees them
 def ordered(bits):  # type: ignore[no-untyped-def]
     """Bits of a float32 as an int32 of the same order, and back."""
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+@njit(**COMPILED)
+def hashed(unit, station_id):  # type: ignore[no-untyped-def]
+    """32 bits of a unit at a station."""
+    return np.uint32((unit + (np.int64(station_id) << 32)) * -7046029254386353131 >> 32)
 
 
 @njit(**COMPILED)
@@ -125,7 +55,7 @@ def look(first_us, span_us, per_us, lowest, station_of, stations, at, unit, stat
         marks[i] = np.uint32(station)
         bins[i] = np.uint32(min(max((cycle_bits[i] >> np.int32(BIN_SHIFT)) - np.int32(FIRST_BIN), np.int32(0)), np.int32(BINS - 1)))
     for i in range(at.size):
-        hashes[i] = np.uint32((unit[i] + (np.int64(station_id[i]) << 32)) * -7046029254386353131 >> 32)
+        hashes[i] = hashed(unit[i], station_id[i])
     return far < 0 or wrong < 0
 
 
@@ -261,164 +191,6 @@ def tally(  # type: ignore[no-untyped-def]
         reduce(stations, by_station, readings, bits, origin, inverse, n, implausible, total, squares, upper, low, high)
     return slows
 
-
-# --- chains ------------------------------------------------------------------------------------------------------------
-
-
-@njit(**COMPILED)
-def foresee(lowest, station_of, unit, station_id, shift, seen, hashes):  # type: ignore[no-untyped-def]
-    """Put witnesses into the filter. True where a station is unknown."""
-    for i in range(unit.size):
-        s = np.int64(station_id[i]) - lowest
-        if s < 0 or s >= station_of.size or station_of[s] < 0:
-            return True
-        hashes[i] = np.uint32((unit[i] + (np.int64(station_id[i]) << 32)) * -7046029254386353131 >> 32)
-        seen[np.uint64(hashes[i]) >> np.uint64(shift)] |= two_bits(hashes[i])
-    return False
-
-
-@njit(**COMPILED)
-def mark(slow, hashes, sieve):  # type: ignore[no-untyped-def]
-    """Set the bits of the hashes of slow rows."""
-    mask = np.uint32(32 * sieve.size - 1)
-    for i in range(slow.size):
-        bit = hashes[np.uint32(slow[i])] & mask
-        sieve[bit >> np.uint32(5)] |= np.uint32(1) << (bit & np.uint32(31))
-
-
-@njit(**COMPILED)
-def gather(hashes, sieve, rows, begins):  # type: ignore[no-untyped-def]
-    """List the rows whose bit is set, and count them by group, which is a hash without its upper bits; returns how many."""
-    mask, groups = np.uint32(32 * sieve.size - 1), np.uint32(begins.size - 2)
-    end = np.uint64(0)
-    for r in range(hashes.size):
-        bit = hashes[r] & mask
-        rows[end] = r
-        end += np.uint64(sieve[bit >> np.uint32(5)] >> (bit & np.uint32(31)) & np.uint32(1))
-    for i in range(np.int64(end)):
-        begins[(hashes[np.uint32(rows[i])] & groups) + np.uint32(1)] += 1
-    return np.int64(end)
-
-
-@njit(**COMPILED)
-def collect(  # type: ignore[no-untyped-def]
-    rows, slow, first_us, per_us, lowest, station_of, stations, hashes, at, unit, seq, station_id, attempt, result, begins, reports,
-):  # fmt: skip
-    """Put reports where their groups begin, and move these on: (unit, station, time, number, rank and what they count as).
-
-    The last is 2 - result, attempt 1 and, in 32 bits, cell + 1. Without `slow` these are witnesses and have no cell.
-    """
-    groups, next_slow = np.uint32(begins.size - 2), 0
-    for i in range(rows.size):
-        r = np.uint32(rows[i])
-        group = hashes[r] & groups
-        place = np.uint32(begins[group])
-        begins[group] += 1
-        while next_slow < slow.size and slow[next_slow] < rows[i]:
-            next_slow += 1
-        was_slow = next_slow < slow.size and slow[next_slow] == rows[i]
-        cell = np.int64(-1)
-        if slow.size:
-            bucket = np.int64((np.float64(at[r] - first_us) + 0.5) * per_us)
-            cell = bucket * stations + station_of[np.int64(station_id[r]) - lowest]
-        fast = slow.size > 0 and not was_slow
-        reports[place, 0] = unit[r]
-        reports[place, 1] = station_id[r]
-        reports[place, 2] = at[r]
-        reports[place, 3] = seq[r]
-        reports[place, 4] = (2 - np.int64(result[r])) << 34 | np.int64(fast) << 33 | np.int64(attempt[r] == 1) << 32 | (cell + 1)
-
-
-@njit(**COMPILED)
-def before(reports, a, b):  # type: ignore[no-untyped-def]
-    """Whether report a comes before b in the order of units, stations, and reports of a chain."""
-    for k in range(5):
-        if reports[a, k] != reports[b, k]:
-            return reports[a, k] < reports[b, k]
-    return False
-
-
-@njit(**COMPILED)
-def walk(reports, ends, order, inspected, first_pass_good, passed, retests):  # type: ignore[no-untyped-def]
-    """Count the chains of these groups of reports anew, walking each in order; what `sift` has counted of them is taken back.
-
-    `ends` holds the end of each group.
-    """
-    begin = 0
-    for end in ends:
-        for i in range(begin, end):
-            order[i] = i
-        gap = 1
-        while gap < (end - begin) // 3:
-            gap = 3 * gap + 1
-        while gap > 0:  # Shell's sort: by insertion where there are few, and never quadratic
-            for j in range(begin + gap, end):
-                i = order[j]
-                while j >= begin + gap and before(reports, i, order[j - gap]):
-                    order[j] = order[j - gap]
-                    j -= gap
-                order[j] = i
-            gap //= 3
-        first = good = False
-        for j in range(begin, end):
-            i = order[j]
-            what = reports[i, 4]
-            cell, starts, fast, is_pass = (what & 0xFFFFFFFF) - 1, what >> 32 & 1, what >> 33 & 1, what >> 34 == 2
-            follows = j > begin and reports[i, 0] == reports[order[j - 1], 0] and reports[i, 1] == reports[order[j - 1], 1]
-            if not follows:
-                first = good = False
-            if cell >= 0:
-                inspecting = np.int64(starts != 0 and not first) - fast
-                inspected[cell] += inspecting
-                first_pass_good[cell] += inspecting * is_pass
-                passed[cell] += np.int64(is_pass and not good) - fast * is_pass
-                retests[cell] += follows and reports[order[j - 1], 4] >> 34 != 1
-            first |= starts != 0
-            good |= is_pass
-        begin = end
-
-
-# --- machines ----------------------------------------------------------------------------------------------------------
-
-
-@njit(**COMPILED)
-def pairs(begin, machine, boot, table, found, used, pair):  # type: ignore[no-untyped-def]
-    """Number the pairs of machine and boot from row `begin` on, as they come; returns (row reached, pairs found).
-
-    `table` holds numbers, -1 where free; found[number] is machine << 32 | boot. Stops where the table is half full.
-    """
-    mask, last, number_ = table.size - 1, np.int64(0), np.int64(-1)
-    for i in range(begin, machine.size):
-        key = np.int64(machine[i]) << 32 | np.int64(boot[i]) & 0xFFFFFFFF
-        if number_ < 0 or key != last:
-            k = (key * -7046029254386353131 >> 40) & mask
-            while table[k] >= 0 and found[table[k]] != key:
-                k = (k + 1) & mask
-            if table[k] < 0:
-                if 2 * used >= table.size:
-                    return i, used
-                table[k], found[used] = used, key
-                used += 1
-            last, number_ = key, table[k]
-        pair[i] = number_
-    return machine.size, used
-
-
-@njit(**COMPILED)
-def by_machine(first_us, bucket_us, day_end_us, ahead_us, at, received_at, seq, pair, rank, received, late, ahead, first_seq, last_seq):  # type: ignore[no-untyped-def]
-    """Add each row to the sums of its bucket and its pair of machine and boot."""
-    for i in range(at.size):
-        b, m = (at[i] - first_us) // bucket_us, rank[pair[i]]
-        if received[b, m] == 0 or seq[i] < first_seq[b, m]:
-            first_seq[b, m] = seq[i]
-        if received[b, m] == 0 or seq[i] > last_seq[b, m]:
-            last_seq[b, m] = seq[i]
-        received[b, m] += 1
-        late[b, m] += received_at[i] >= day_end_us
-        ahead[b, m] += at[i] - received_at[i] > ahead_us
-
-
-# --- readings without a limit ------------------------------------------------------------------------------------------
 
 HALF = 26
 WIDEST = 2.0**52

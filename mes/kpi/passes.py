@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mes.kpi import kernels
+from mes.kpi import chain_kernels, kernels, machine_kernels
 from mes.kpi.events import Events
 from mes.kpi.grid import Grid
 from mes.kpi.moments import Moments
@@ -32,7 +32,7 @@ def count(events: Events, witnesses: Events | None, first_us: int, buckets: int,
     hashes = [np.empty(len(events), np.uint32), np.empty(len(witnesses) if witnesses else 0, np.uint32)]
     if witnesses:
         inside = (witnesses.at >= first_us) & (witnesses.at < first_us + span_us)
-        if inside.any() or kernels.foresee(lowest, station_of, witnesses.unit, witnesses.station_id, shift, seen, hashes[1]):
+        if inside.any() or chain_kernels.foresee(lowest, station_of, witnesses.unit, witnesses.station_id, shift, seen, hashes[1]):
             raise ValueError(f"witnesses inside of the {buckets} buckets from {first_us}, or of other stations than {axes.station_ids}")
     flat = buckets * stations, slots
     counts, upper = np.zeros(flat[0] * kernels.CODES, np.int64), np.zeros(flat, np.int64)
@@ -85,21 +85,21 @@ def _chains(
     """Count the chains of slow rows anew, walking them."""
     size = max(5, int(slow.size).bit_length())
     sieve, begins = np.zeros(1 << size, np.uint32), np.zeros((1 << size - 1) + 1, np.int32)
-    kernels.mark(slow, hashes[0], sieve)
+    chain_kernels.mark(slow, hashes[0], sieve)
     sources = [(events, hashes[0], slow)] + ([(witnesses, hashes[1], slow[:0])] if witnesses else [])
     found = []
     for source, hashed, _ in sources:
         rows = np.empty(len(source) + 1, np.int32)
-        found.append(rows[: kernels.gather(hashed, sieve, rows, begins)])
+        found.append(rows[: chain_kernels.gather(hashed, sieve, rows, begins)])
     np.cumsum(begins, out=begins)
     reports = np.empty((begins[-1], 5), np.int64)
     for (source, hashed, slow_here), rows in zip(sources, found, strict=True):
-        kernels.collect(
+        chain_kernels.collect(
             rows, slow_here, first_us, 1.0 / BUCKET_US, lowest, station_of, axes.station_ids.size, hashed, source.at, source.unit,
             source.seq, source.station_id, source.attempt, source.result, begins, reports,
         )  # fmt: skip
     outs = [a.reshape(-1) for a in (sums.inspected, sums.first_pass_good, sums.passed, sums.retests)]
-    kernels.walk(reports, begins[:-1], np.empty(len(reports), np.int32), *outs)
+    chain_kernels.walk(reports, begins[:-1], np.empty(len(reports), np.int32), *outs)
 
 
 def moments(x: NDArray[np.float64], grid: Grid) -> Moments:
@@ -122,7 +122,7 @@ def machines(events: Events, first_us: int, buckets: int, day_end_us: int) -> tu
     pair, table, found = np.empty(len(events), np.int32), np.full(2048, -1, np.int32), np.empty(1024, np.int64)
     reached = used = 0
     while reached < len(events):
-        reached, used = kernels.pairs(reached, events.machine_id, events.boot, table, found, used, pair)
+        reached, used = machine_kernels.pairs(reached, events.machine_id, events.boot, table, found, used, pair)
         if reached < len(events):
             reached, used = 0, 0
             table, found = np.full(4 * table.size, -1, np.int32), np.empty(4 * found.size, np.int64)
@@ -131,6 +131,6 @@ def machines(events: Events, first_us: int, buckets: int, day_end_us: int) -> tu
     rank = np.empty(used, np.int64)
     rank[order] = np.arange(used)
     out = [np.zeros((buckets, used), np.int64) for _ in range(5)]
-    kernels.by_machine(first_us, BUCKET_US, day_end_us, AHEAD_US, events.at, events.received_at, events.seq, pair, rank, *out)
+    machine_kernels.by_machine(first_us, BUCKET_US, day_end_us, AHEAD_US, events.at, events.received_at, events.seq, pair, rank, *out)
     keys = keys[order]
     return keys >> 32, keys.astype(np.int32).astype(np.int64), *out

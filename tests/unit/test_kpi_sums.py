@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mes.kpi.events import Events
+from mes.kpi import kernels
+from mes.kpi.events import Events, decode
 from mes.kpi.sums import BUCKET_US, NEVER, Axes, Sums, summarise
 from tests import naive
 from tests.naive import Report
 
+ROOT = Path(__file__).resolve().parents[2]
 FIRST_US = 1_795_305_600_000_000
 BUCKETS = 3
 DAY_END_US = FIRST_US + 200 * BUCKET_US
@@ -279,6 +286,16 @@ def test_the_longest_and_shortest_cycles_have_a_bin(cycle_s: float) -> None:
     assert summed([report(cycle_s=cycle_s)]).histogram.sum() == 1
 
 
+@given(st.floats(2.0**-7, 2.0**25 - 4, width=32))
+@PROPERTY
+def test_a_cycle_lies_between_the_edges_of_its_bin(cycle_s: float) -> None:
+    n = int(summed([report(cycle_s=cycle_s)]).histogram[0, 1].argmax())
+    assert naive.bin_edge(n) <= cycle_s < naive.bin_edge(n + 1)
+    assert naive.bin_edge(n + 1) - naive.bin_edge(n) <= naive.bin_edge(n) / 32
+    stored = n + kernels.FIRST_BIN  # as the tables hold it: the upper bits of the float32
+    assert stored == np.float32(cycle_s).view(np.int32) >> kernels.BIN_SHIFT
+
+
 def test_squares_that_no_int64_holds() -> None:
     widest = [report(unit=u, seq=u, meas=(2.0**31 - 128, math.nan)) for u in range(9)]
     sums = assert_like_the_twin(widest)
@@ -324,3 +341,48 @@ def test_events_of_no_station_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="events"):
         summarise(table([report()]), FIRST_US, 1, nowhere, day_end_us=DAY_END_US)
     assert summarise(table([]), FIRST_US, 1, nowhere, day_end_us=DAY_END_US).results.shape == (1, 0, 3)
+
+
+# --- with and without the compiler --------------------------------------------------------------------------------------
+
+INTERPRETED = """
+import pickle, sys, warnings
+from mes.kpi import kernels
+from mes.kpi.events import decode
+from mes.kpi.sums import summarise
+warnings.simplefilter("ignore", RuntimeWarning)  # numbers that wrap are meant to
+data, witnesses, slots, arguments, day_end_us = pickle.load(sys.stdin.buffer)
+sums = summarise(decode(data, slots), *arguments, day_end_us=day_end_us, witnesses=decode(witnesses, slots))
+sys.stdout.buffer.write(pickle.dumps((hasattr(kernels.tally, "signatures"), sums)))
+"""
+
+
+def test_without_the_compiler_the_sums_are_the_same() -> None:
+    rng = random.Random(20261124)
+    reports = [
+        report(
+            at=FIRST_US + rng.randrange(3 * BUCKET_US), unit=rng.choice([rng.randrange(20), rng.randrange(-(2**63), 2**63)]),
+            seq=rng.randrange(1, 5), cycle_s=rng.lognormvariate(2, 3), station_id=int(rng.choice(STATIONS)), attempt=rng.choice([1, 1, 2]),
+            result=(result := rng.randrange(3)), defect_id=int(rng.choice(DEFECTS)) if result else 0, machine_id=rng.randrange(4),
+            meas=(rng.choice([math.nan, rng.gauss(5, 0.1), 1e9, -math.inf]), rng.gauss(1.5, 1.0)),
+        )
+        for _ in range(150)
+    ]  # fmt: skip
+    first, end = FIRST_US + BUCKET_US, FIRST_US + 3 * BUCKET_US
+    inside, others = ([r for r in reports if (first <= r.at < end) == wanted] for wanted in (True, False))
+    data, witnesses = (b"".join(map(naive.record, rows)) for rows in (inside, others))
+    given_ = pickle.dumps((data, witnesses, SLOTS, (first, 2, AXES), DAY_END_US))
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", INTERPRETED], input=given_, env=environment, capture_output=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr.decode()
+    was_compiled, interpreted = pickle.loads(run.stdout)
+    assert not was_compiled
+    assert hasattr(kernels.tally, "signatures"), "this process runs the kernels compiled"
+    compiled = summarise(decode(data, SLOTS), first, 2, AXES, day_end_us=DAY_END_US, witnesses=decode(witnesses, SLOTS))
+    assert_same(compiled, interpreted)
+
+
+def test_the_command_line_imports_no_compiler() -> None:
+    code = "import sys, mes.cli; print([name for name in ('numba', 'llvmlite', 'numpy') if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.strip() == "[]"
