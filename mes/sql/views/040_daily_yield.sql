@@ -6,22 +6,22 @@ SELECT
     d.scrap - d.unscrapped AS scrap,
     d.good / nullif(d.good + d.scrap - d.unscrapped, 0)::double precision AS output_yield,
     -- a station of the route without inspected cells leaves the product undefined
-    CASE WHEN y.stations > 0 AND y.silent = 0 THEN y.rolled END AS rolled_throughput_yield,
+    CASE WHEN r.stations > 0 AND y.silent = 0 THEN y.rolled END AS rolled_throughput_yield,
     y.first_pass_yield,
     y.silent AS stations_without_inspection
 FROM kpi.line_day d
 JOIN mes.line l USING (line_id)
+CROSS JOIN LATERAL (SELECT count(*) AS stations FROM mes.station s WHERE s.line_id = l.line_id AND s.active) AS r
 CROSS JOIN LATERAL (
     SELECT
-        count(*) AS stations,
-        count(*) FILTER (WHERE coalesce(x.inspected, 0) = 0) AS silent,
+        r.stations - count(*) FILTER (WHERE x.inspected > 0) AS silent,
         kpi.product(x.first_pass_good / nullif(x.inspected, 0)::double precision ORDER BY s.seq) AS rolled,
         max(x.first_pass_good / nullif(x.inspected, 0)::double precision) FILTER (WHERE s.is_count_point) AS first_pass_yield
-    FROM mes.station s
-    LEFT JOIN kpi.station_sum x
-        ON x.line_id = d.line_id AND x.grain = 'day' AND x.starts_at = d.starts_at AND x.station_id = s.station_id
-    WHERE s.line_id = d.line_id AND s.active
-) y;
+    FROM kpi.station_sum x
+    JOIN mes.station s USING (station_id)
+    WHERE x.line_id = l.line_id AND x.grain = 'day' AND x.starts_at = d.starts_at AND s.active
+) AS y;
+
 
 COMMENT ON VIEW report.daily_yield IS 'Yield of each line and production day.';
 COMMENT ON COLUMN report.daily_yield.line IS 'ISA-95 path: site/area/line';

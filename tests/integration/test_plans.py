@@ -1,0 +1,162 @@
+"""How the views are read: a year of days from the sums of days, one cell by the index of serials, whatever the statistics say."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from mes.store.connection import queries
+from tests.conftest import Databases
+
+LINE = "nanjing/cells/32140-1"
+DAYS, CELLS = 365, 20_000
+
+Plan = dict[str, Any]
+
+# Sums of a year as they would be: every station of both lines, by day and hour, by bucket for the last days.
+_YEAR = """
+INSERT INTO kpi.line_day (line_id, production_day, starts_at, ends_at, regular_s, scheduled_s, scheduled, events, started, good, scrap,
+    unscrapped, unscrapped_booked, late, ahead, last_event_at)
+SELECT line_id, d::date, d, d + interval '1 day', 86400, 86400, tstzmultirange(tstzrange(d, d + interval '1 day')),
+    1300000, 50500, 50000, 500, 0, 0, 0, 0, d + interval '23 hours'
+FROM mes.line, generate_series(%(first)s, %(first)s + interval '364 days', interval '1 day') AS d;
+
+INSERT INTO kpi.line_shift
+SELECT line_id, production_day, n, 'shift', starts_at + n * interval '12 hours', starts_at + (n + 1) * interval '12 hours',
+    650000, 25000, 250, NULL
+FROM kpi.line_day, generate_series(0, 1) AS n;
+
+INSERT INTO kpi.station_sum
+SELECT s.line_id, g.grain, t, s.station_id, 50000, 200, 20, 50100, 49900, 50000, 0,
+    ARRAY(SELECT (4000 + i)::smallint FROM generate_series(1, 30) AS i), array_fill(1670::bigint, ARRAY[30]), t + interval '4 minutes'
+FROM mes.station s, (VALUES
+    ('day'::kpi.grain, interval '1 day', interval '0'), ('hour', '1 hour', '305 days'), ('bucket', '5 minutes', '363 days')
+) AS g (grain, step, since),
+    generate_series(%(first)s + g.since, %(first)s + interval '365 days' - g.step, g.step) AS t;
+
+INSERT INTO kpi.defect_sum
+SELECT s.line_id, 'day', d, f.defect_id, f.defect_id
+FROM mes.defect f JOIN mes.station s USING (station_id), generate_series(%(first)s, %(first)s + interval '364 days', interval '1 day') AS d;
+
+INSERT INTO kpi.machine_day
+SELECT s.line_id, d.production_day, m.machine_id, 1, 7000, 0, 0,
+    7000 * (d.production_day - '2025-11-22'::date) + 1, 7000 * (d.production_day - '2025-11-22'::date + 1)
+FROM mes.machine m JOIN mes.station s USING (station_id) JOIN kpi.line_day d USING (line_id);
+
+INSERT INTO mes.machine_ledger (machine_id, boot, received) SELECT machine_id, 1, '{[1,2555001)}' FROM mes.machine;
+"""
+_EVENTS = """
+INSERT INTO mes.cell_event
+SELECT at, at, c * 16 + s.n, m.machine_id, 1, -1, 7, s.line_id, s.station_id, 1, 0, 0, 'NJ1-' || c, '{12.5,3.25}', NULL
+FROM generate_series(1, %(cells)s) AS c
+CROSS JOIN (
+    SELECT station_id, line_id, row_number() OVER (ORDER BY seq) AS n FROM mes.station JOIN mes.line USING (line_id) WHERE path = %(line)s
+) AS s
+CROSS JOIN LATERAL (SELECT min(machine_id) AS machine_id FROM mes.machine WHERE station_id = s.station_id) AS m
+CROSS JOIN LATERAL (SELECT %(first)s + interval '364 days' + c * interval '1.5 s' + s.n * interval '2 hours' AS at) AS t;
+"""
+
+
+BOTH = ["without statistics", "with statistics"]
+analysed = pytest.mark.parametrize("year", BOTH[1:], indirect=True)
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def year(request: pytest.FixtureRequest, embedded_databases: Databases) -> Iterator[psycopg.Connection[Any]]:
+    """A year of sums and the last day's events; statistics as autovacuum would have made them, or none yet."""
+    first = dt.datetime(2025, 11, 22, tzinfo=dt.UTC)
+    with psycopg.connect(embedded_databases(), autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute("ALTER TABLE mes.cell_event SET (autovacuum_enabled = off)")
+        connection.execute("SET timezone = 'UTC'")
+        for statement in (_YEAR + _EVENTS).split(";\n"):
+            if statement.strip():
+                connection.execute(statement.encode(), {"first": first, "cells": CELLS, "line": LINE})
+        if request.param == "with statistics":
+            connection.execute("VACUUM ANALYZE")
+        yield connection
+
+
+def nodes(plan: Plan) -> Iterator[Plan]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+@pytest.fixture
+def scans(year: psycopg.Connection[Any]) -> Callable[..., list[Plan]]:
+    """Explains a statement, having run it; returns the reads of tables, of which each says how many rows it met."""
+
+    def explain(statement: str, **values: Any) -> list[Plan]:
+        found = year.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode(), values).fetchone()
+        assert found
+        document = found[0] if isinstance(found[0], list) else json.loads(found[0])
+        print(statement[:60], document[0]["Execution Time"], "ms, planned in", document[0]["Planning Time"])
+        return [node for node in nodes(document[0]["Plan"]) if "Relation Name" in node]
+
+    return explain
+
+
+def met(scan: Plan) -> float:
+    """Rows that were read, those that a filter threw away included."""
+    return float((scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"])
+
+
+def read(scans: list[Plan], table: str) -> float:
+    return sum(met(scan) for scan in scans if scan["Relation Name"] == table)
+
+
+@analysed
+def test_a_year_of_days_reads_sums_of_days_only(scans: Callable[..., list[Plan]]) -> None:
+    found = scans(
+        "SELECT * FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)"
+        " WHERE line = %(line)s AND production_day BETWEEN '2025-11-22' AND '2026-11-21'",
+        line=LINE,
+    )
+    assert "cell_event" not in {scan["Relation Name"] for scan in found}
+    assert {scan["Node Type"] for scan in found if scan["Relation Name"] == "station_sum"} <= {"Index Scan", "Bitmap Heap Scan"}
+    assert 0 < read(found, "station_sum") <= DAYS * 21, "no hour, no bucket"
+    assert read(found, "line_day") <= 4 * DAYS
+
+
+@analysed
+@pytest.mark.parametrize(
+    ("view", "table", "most"),
+    [
+        ("station_yield", "station_sum", 21 * 23),
+        ("defect_pareto", "defect_sum", 200),
+        ("shift_throughput", "line_shift", 4),
+        ("hourly_throughput", "station_sum", 24 * 21),
+        ("completeness", "machine_day", 2 * 400),
+        ("daily_characteristic", "reading_sum", 100),
+    ],
+)
+def test_one_day_reads_that_day(scans: Callable[..., list[Plan]], view: str, table: str, most: int) -> None:
+    found = scans(f"SELECT * FROM report.{view} WHERE line = %(line)s AND production_day = '2026-11-20'", line=LINE)
+    assert "cell_event" not in {scan["Relation Name"] for scan in found}
+    assert read(found, table) <= most
+
+
+def test_the_life_of_a_cell_is_found_by_its_serial(scans: Callable[..., list[Plan]]) -> None:
+    found = scans("SELECT * FROM report.unit_history(%(unit)s)", unit="NJ1-4711")
+    (events,) = [scan for scan in found if scan["Relation Name"] == "cell_event"]
+    assert events["Node Type"] in ("Index Scan", "Bitmap Heap Scan")
+    assert 0 < met(events) <= 25
+    assert events["Shared Hit Blocks"] + events["Shared Read Blocks"] <= 60
+
+
+def test_the_other_reports_of_a_buckets_cells_are_found_by_their_serials(scans: Callable[..., list[Plan]]) -> None:
+    """Not by time, though statistics that are a day old know of no row of today: that would read the day for every cell."""
+    begin = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
+    day = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+    values = {"line": 2, "begin": begin, "end": begin + dt.timedelta(minutes=5), "day_begin": day, "day_end": day + dt.timedelta(days=1)}
+    found = scans(queries()["read_witnesses"], **values)
+    inner = [scan for scan in found if scan["Relation Name"] == "cell_event" and scan["Actual Loops"] > 1]
+    assert inner
+    assert all(scan.get("Index Name", "cell_event_unit") == "cell_event_unit" for scan in inner)
+    loops = max(scan["Actual Loops"] for scan in inner)
+    assert sum(met(scan) for scan in inner) <= 60 * loops
