@@ -12,7 +12,7 @@ SELECT
     coalesce(q.quarantined, 0) AS quarantined,
     coalesce(g.missing, 0) AS missing,
     g.missing_ranges,
-    r.received / nullif(r.received + coalesce(g.missing, 0) + coalesce(q.counted, 0), 0)::double precision AS completeness
+    coalesce(r.received, 0) / nullif(coalesce(r.received, 0) + coalesce(g.missing, 0) + coalesce(q.counted, 0), 0)::double precision AS completeness
 FROM kpi.line_day d
 JOIN mes.line l USING (line_id)
 JOIN mes.station s USING (line_id)
@@ -50,4 +50,4 @@ COMMENT ON COLUMN report.completeness.clock_ahead IS 'events whose time was more
 COMMENT ON COLUMN report.completeness.quarantined IS 'what came on that day, was not understood and waits in the quarantine';
 COMMENT ON COLUMN report.completeness.missing IS 'sequence numbers that never came and were not closed by hand; a gap belongs to the day that first reaches beyond it';
 COMMENT ON COLUMN report.completeness.missing_ranges IS 'these, as JSON: boot, first, last; NULL where nothing is missing';
-COMMENT ON COLUMN report.completeness.completeness IS 'received / expected; NULL for a machine that sent nothing';
+COMMENT ON COLUMN report.completeness.completeness IS 'received / expected; NULL where nothing was expected';
