@@ -16,8 +16,8 @@ import psycopg
 import pytest
 
 from mes import contract
-from mes import plant as plants
 from mes.contract import CellEvent
+from mes.seeds import load_plant
 from mes.store.connection import connect
 from mes.store.corrections import unscrap
 from simulators.scenario import load
@@ -179,7 +179,7 @@ def test_every_view_of_two_days_with_faults_is_what_the_events_say(
 ) -> None:
     plant, there = ground
     seeds: Path = databases.seeds  # type: ignore[attr-defined]
-    draw, whole = random.Random(SEED), plants.load(seeds)
+    draw, whole = random.Random(SEED), load_plant(seeds)
     today = dt.datetime.now(dt.UTC).date()  # production days of both plants begin at midnight UTC
     start = today - dt.timedelta(days=1)
     events = {line: simulated(seeds, line, start) for line in (NANJING, DALIAN)}
