@@ -20,6 +20,7 @@ from mes.errors import Refused, Unavailable
 from mes.mqtt import Message
 from mes.session import REFUSED_CODES, Address, Session, refused, said_plainly
 from mes.settings import without_password
+from mes.tasks import set_within
 
 __all__ = ["Message", "Publisher", "Session", "subscribed"]
 
@@ -126,9 +127,7 @@ class Publisher:
 
     async def drained(self, within: float) -> bool:
         """Wait for at most so many seconds until the broker has answered for all values; whether it has."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._none.wait(), within)
-        return self._none.is_set()
+        return await set_within(self._none, within)
 
     async def run(self) -> None:
         """Publish until cancelled; a broker that is away is tried again with back-off, one that refuses raises Refused."""
@@ -161,8 +160,7 @@ class Publisher:
             if not self._waiting:
                 self._none.set()
             self._some.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._some.wait(), 5.0)
+            await set_within(self._some, 5.0)
             self._let_go()
         raise Unavailable(f"broker {without_password(self._url)}: disconnected")
 
@@ -189,7 +187,8 @@ async def subscribed(url: str, client_id: str, topic: str) -> AsyncIterator[Call
         async def following(within: float) -> bytes | None:
             if not arrived:
                 try:
-                    arrived.extend(await asyncio.wait_for(session.receive(), within))
+                    async with asyncio.timeout(within):
+                        arrived.extend(await session.receive())
                 except TimeoutError:
                     return None
                 session.ack(arrived)

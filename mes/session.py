@@ -21,6 +21,7 @@ from mes import mqtt
 from mes.errors import Refused, Unavailable
 from mes.mqtt import Message
 from mes.settings import without_password
+from mes.tasks import set_within
 
 _ANSWER_S = 10.0  # for the connection and the answer to CONNECT
 _KEEPALIVE_S = 10.0
@@ -138,8 +139,7 @@ class Session(asyncio.Protocol):
                     with contextlib.suppress(OSError):  # the connection broke, and the loop has not told yet
                         self._transport.write_eof()
                 self._transport.resume_reading()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closed.wait(), _LEAVE_S)
+                await set_within(self._closed, _LEAVE_S)
         finally:
             self._abort()
 

@@ -38,7 +38,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 async def set_within(event: asyncio.Event, seconds: float) -> bool:
     """Wait for the event, but not for longer; whether it is set."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for of Python 3.11 forgets a cancellation that comes with the event
+            await event.wait()
     return event.is_set()
 
 

@@ -215,7 +215,8 @@ class Gateway:
                 continue
             self._news.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), _TICK_S)
+                async with asyncio.timeout(_TICK_S):  # wait_for of Python 3.11 forgets a cancellation that comes with the news
+                    await self._news.wait()
 
     def _publish(self, client: _Client, machine: Machine, publication: Publication) -> None:
         connection, size = self._connection, len(publication.payload)

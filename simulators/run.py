@@ -224,7 +224,8 @@ class Runner:
                 with suppress(asyncio.CancelledError):
                     await work
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(gateway.below(0), _GRACE_S)
+                    async with asyncio.timeout(_GRACE_S):
+                        await gateway.below(0)
         finally:
             for task in (work, stopped, serve):
                 task.cancel()

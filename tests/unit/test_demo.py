@@ -16,13 +16,16 @@ from mes.demo import once
 
 LINE = "nanjing/cells/32140-1"
 TRUTH: dict[str, Any] = {
+    "starts": 11,
     "events": 12,
     "good": 5,
     "scrap": 1,
     "hourly_good": [2, 3],
-    "stations": {"wnd": {"pass": 10, "rework": 1, "scrap": 1, "inspected": 11, "first_pass_good": 9, "cycles": 12, "defects": {}}},
+    "stations": {"wnd": {"pass": 10, "rework": 1, "scrap": 1, "inspected": 11, "first_pass_good": 9, "cycles": 12, "defects": {"W01": 2}}},
+    "machines": {"wnd/01": {"first_seq": 1, "last_seq": 12, "events": 12}},
 }
 REPORTED = {
+    "started": 11,
     "events": 12,
     "good": 5,
     "scrap": 1,
@@ -33,6 +36,8 @@ REPORTED = {
     "station wnd scrap": 1,
     "station wnd inspected": 11,
     "station wnd first_pass_good": 9,
+    "defect wnd W01": 2,
+    "machine wnd/01 events": 12,
 }
 
 
