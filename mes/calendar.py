@@ -93,11 +93,11 @@ class Calendar:
 
     def regular(self, day: dt.date) -> list[Span]:
         """Planned time of production day `day` by the shift plan alone, that is without breaks: disjoint, sorted."""
-        breaks: list[Span] = []
-        for shift, span in zip(self._plan(day), self.shifts(day), strict=True):
-            for start, end in shift.breaks:
-                until = self._instant(day + _DAY, end) if end == self.day_start else self._within(day, end)
-                breaks.append((max(self._within(day, start), span.begin), min(until, span.end)))
+        breaks = (
+            (self._within(day, start), self.starts_at(day + _DAY) if end == self.day_start else self._within(day, end))
+            for shift in self._plan(day)
+            for start, end in shift.breaks
+        )
         return without([self.bounds(day)], breaks)
 
     def scheduled(self, day: dt.date) -> list[Span]:
@@ -130,8 +130,8 @@ def of_site(site: plant.Site, line: str | None = None) -> Calendar:
 
 
 def without(spans: Iterable[Span], holes: Iterable[Span]) -> list[Span]:
-    """What is left of `spans` outside of `holes`, which may overlap or be empty."""
-    left = list(spans)
+    """What is left of `spans` outside of `holes`; of both, some may be empty, and holes may overlap."""
+    left = [(begin, end) for begin, end in spans if begin < end]
     for begin, end in holes:
         if begin < end:
             left = [(b, e) for a, z in left for b, e in ((a, min(z, begin)), (max(a, end), z)) if b < e]

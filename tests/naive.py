@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 # --- the wire contract -------------------------------------------------------------------------------------------------
 
@@ -276,3 +278,47 @@ def float4_array(field: bytes) -> list[float]:
             raise ValueError(f"element {n} has {length} bytes")
         values.append(value)
     return values
+
+
+# --- the calendar ------------------------------------------------------------------------------------------------------
+
+MINUTE = dt.timedelta(minutes=1)
+
+
+class Clock:
+    """What the clock on a plant's wall shows around a date, minute by minute of UTC."""
+
+    def __init__(self, zone: str, date: dt.date) -> None:
+        begin = dt.datetime.combine(date, dt.time(), dt.UTC) - 2 * 1440 * MINUTE
+        self.minutes = [begin + n * MINUTE for n in range(6 * 1440)]
+        self.shown = [minute.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for minute in self.minutes]
+
+    def instant(self, local: dt.datetime) -> dt.datetime:
+        """When the clock first shows `local`; where it never does, it jumps over it, and `local` moves with the jump."""
+        for n, (minute, shown) in enumerate(zip(self.minutes, self.shown, strict=True)):
+            if shown == local:
+                return minute
+            if shown > local:
+                return self.instant(local + (shown - self.shown[n - 1] - MINUTE))
+        raise ValueError(local)
+
+
+def planned_minutes(
+    zone: str,
+    date: dt.date,
+    day_start: dt.time,
+    breaks: Iterable[tuple[int, int]] = (),
+    holidays: Collection[dt.date] = (),
+    stops: Iterable[tuple[dt.datetime, dt.datetime]] = (),
+) -> int:
+    """Minutes in which a production day is planned to work: each is looked at. Breaks are minutes of the clock since `day_start`."""
+    if date in holidays:
+        return 0
+    clock = Clock(zone, date)
+    start = dt.datetime.combine(date, day_start)
+    begin, end = clock.instant(start), clock.instant(start + 1440 * MINUTE)
+    pauses = [(clock.instant(start + first * MINUTE), clock.instant(start + last * MINUTE)) for first, last in breaks]
+    return sum(
+        begin <= minute < end and not any(a <= minute < b for a, b in pauses) and not any(a <= minute < b for a, b in stops)
+        for minute in clock.minutes
+    )
