@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import psycopg
+
 from mes.batch import Batch
 from mes.contract import CellEvent, encode
 from mes.store.events import Writer, active_lines
+from mes.store.seed import SUMS
 from mes.store.sums import Rollup
 
 
@@ -64,3 +67,9 @@ def look_at_days(database: str) -> None:
             pass
     finally:
         rollup.close()
+
+
+def dump(database: str) -> dict[str, list[str]]:
+    """The schema kpi, row by row, as text."""
+    with psycopg.connect(database) as connection:
+        return {name: [text for (text,) in connection.execute(f"SELECT t::text FROM kpi.{name} AS t ORDER BY 1".encode())] for name in SUMS}

@@ -19,7 +19,7 @@ from mes.present import percent
 from mes.store import gaps, quarantine
 from mes.store.connection import connect
 from mes.store.corrections import unscrap
-from tests.lines import Line, held, look_at_days, step
+from tests.lines import Line, dump, held, look_at_days, step
 from tests.pipeline import AT_MS, event
 
 NANJING, DALIAN = "nanjing/cells/32140-1", "dalian/cells/26650-1"
@@ -75,13 +75,6 @@ def only(database: str, name: str, *, line: str = NANJING, production_day: dt.da
     return row
 
 
-def everything(database: str) -> dict[str, list[tuple[Any, ...]]]:
-    """The schema kpi, row by row."""
-    with psycopg.connect(database) as connection:
-        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'kpi' ORDER BY 1").fetchall()
-        return {name: connection.execute(f"SELECT t::text FROM kpi.{name} t ORDER BY 1".encode()).fetchall() for (name,) in tables}
-
-
 # -- 1, 2, 3: rework, re-tests, duplicates ------------------------------------------------------------------------------
 
 
@@ -120,11 +113,11 @@ def test_2_a_message_that_comes_again_changes_nothing(database: str, line: Line,
     for n in range(20):
         cells.report(f"S{n}", "wnd", "scrap" if n % 5 == 0 else "pass", at_ms=AT_MS + n * MINUTE)
     step(database)
-    before = everything(database)
+    before = dump(database)
     for machine, cell in cells.sent:
         line.put(line.topic(machine), cell)
     assert step(database) == 0
-    assert everything(database) == before
+    assert dump(database) == before
     assert only(database, "completeness", station="wnd", machine="01")["duplicates"] == 20
     assert only(database, "completeness", station="wnd", machine="01")["completeness"] == 1.0
 

@@ -16,17 +16,13 @@ from mes.rollup import recompute_all
 from mes.store.seed import SUMS
 from mes.store.sums import Rollup
 from tests.conftest import Databases
-from tests.lines import Line, held, step
+from tests.lines import Line, dump, held, step
 from tests.pipeline import event, rows, value
 
 NANJING = "nanjing/cells/32140-1"
 DAY_MS = 1_795_305_600_000  # 2026-11-22 08:00 in Nanjing
 BUCKET_MS, HOUR_MS = 300_000, 3_600_000
 STATIONS = {"wnd": "W01", "grd": "R01"}
-
-
-def dump(database: str) -> dict[str, list[tuple[object, ...]]]:
-    return {table: rows(database, f"SELECT t::text FROM kpi.{table} AS t ORDER BY 1") for table in SUMS}
 
 
 def wanderers(seed: int, n: int, cells: int, hours: float) -> list[tuple[str, CellEvent]]:

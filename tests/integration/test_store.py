@@ -22,7 +22,7 @@ from mes.store.events import Writer
 from mes.store.migrate import migrate, migrations
 from mes.store.seed import SUMS, seed
 from tests.conftest import SEEDS, Databases
-from tests.lines import Line, held, look_at_days, step
+from tests.lines import Line, dump, held, look_at_days, step
 from tests.pipeline import AT_MS, GRD, WND, event, rows, value
 from tests.servers import wait_for
 
@@ -40,11 +40,6 @@ def store(request: pytest.FixtureRequest) -> str:
 def line(store: str) -> Iterator[Line]:
     with held(store, "nanjing/cells/32140-1") as line:
         yield line
-
-
-def dump(database: str) -> dict[str, list[tuple[object, ...]]]:
-    """The schema kpi as text."""
-    return {table: rows(database, f"SELECT t::text FROM kpi.{table} AS t ORDER BY 1") for table in SUMS}
 
 
 def a_day(n: int = 3000) -> list[CellEvent]:

@@ -323,6 +323,12 @@ def test_three_shifts_with_breaks() -> None:
     assert [hours(clip(calendar.scheduled(day), s.begin, s.end)) for s in calendar.shifts(day)] == [7.5, 7.5, 7.5]
 
 
+def test_a_break_may_end_with_its_day() -> None:
+    night = Shift("night", dt.time(20), dt.time(8), ((dt.time(7, 45), dt.time(8)),))
+    calendar = Calendar(ZoneInfo("Asia/Shanghai"), dt.time(8), (ShiftPlan(EVER, (Shift("day", dt.time(8), dt.time(20)), night)),))
+    assert calendar.regular(dt.date(2026, 11, 22)) == [(utc("2026-11-22T00:00"), utc("2026-11-22T23:45"))]
+
+
 def test_nothing_is_planned_on_a_holiday_but_the_shifts_stand() -> None:
     day = dt.date(2026, 2, 17)
     calendar = three_shifts(frozenset({day}))

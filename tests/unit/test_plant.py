@@ -11,6 +11,7 @@ import pytest
 
 from mes.contract import Topic, machine_topic
 from mes.errors import ConfigError
+from mes.plant import EVER
 from mes.seeds import load_plant
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
@@ -48,6 +49,17 @@ def remove(path: Path) -> None:
 
 
 TARGET = '\n[[target]]\nline = "{}"\nfrom = {}\ncells_per_day = 1\ngwh_per_year = 1.0\ndays_per_year = 300\nsource = "test"\n'
+
+SHIFT = '\n[[site.shift]]\nname = "{}"\nfrom = {}\nstart = {}\nend = {}\n'
+HOLIDAY = '\n[[site.holiday]]\nday = 2026-02-17\nname = "Spring Festival"\n'
+STOP = '\n[[site.planned_stop]]\nfrom = {}\nto = {}\nreason = "overhaul"\n'
+
+
+def breaks(*times: str) -> Edit:
+    """Breaks of the night shift of Nanjing, from 20:00 to 08:00."""
+    tables = ", ".join("{{ start = {}, end = {} }}".format(*time.split("-")) for time in times)
+    return put("end = 08:00:00", f"end = 08:00:00\nbreaks = [{tables}]")
+
 
 # what is wrong: (file, edit, what the message must hold: key, value, cure)
 REFUSALS: dict[str, tuple[str, Edit, list[str]]] = {
@@ -153,6 +165,82 @@ REFUSALS: dict[str, tuple[str, Edit, list[str]]] = {
         ["last shift", "07:00:00", "must end at site.day_start 08:00:00"],
     ),
     "first shift late": (SITE, put('"day"\nstart = 08', '"day"\nstart = 09'), ["site.shift[0].start", "09:00:00", "must be 08:00:00"]),
+    "shifts twice around the day": (
+        SITE,
+        put("start = 20:00:00\nend = 08:00:00", "start = 20:00:00\nend = 20:00:00"),
+        ["site.shift[1].end", "20:00:00", "beyond site.day_start 08:00:00"],
+    ),
+    "shift between buckets": (
+        SITE,
+        lambda path: (put("end = 20:00:00", "end = 20:02:00")(path), put("start = 20:00:00", "start = 20:02:00")(path), None)[-1],
+        ["site.shift[0].end", "20:02:00", "multiple of 5 minutes"],
+    ),
+    "shift twice": (SITE, put('name = "night"', 'name = "day"'), ["site.shift[1].name", "'day'", "stands twice", "choose another"]),
+    "hole in a later plan": (
+        SITE,
+        end_with(SHIFT.format("a", "2026-01-01", "08:00:00", "20:00:00") + SHIFT.format("b", "2026-01-01", "21:00:00", "08:00:00")),
+        ["site.shift[3].start", "21:00:00", "of the plan from 2026-01-01", "must be 20:00:00"],
+    ),
+    "later plan too short": (
+        SITE,
+        end_with(SHIFT.format("a", "2026-01-01", "08:00:00", "20:00:00")),
+        ["site.shift[2].end", "20:00:00", "of the plan from 2026-01-01", "must end at site.day_start 08:00:00"],
+    ),
+    "no plan before the first": (
+        SITE,
+        lambda path: path.write_text(path.read_text().replace("\nstart =", "\nfrom = 2026-01-01\nstart =")),
+        ["site.shift.from", "2026-01-01", "leave out `from`"],
+    ),
+    "shift in a zone": (SITE, put("end = 20:00:00", 'end = "20:00:00Z"'), ["site.shift[0].end", "found '20:00:00Z'", "timezone"]),
+    "break outside of its shift": (
+        SITE,
+        breaks("19:45:00-20:15:00"),
+        ["site.shift[1].breaks[0]", "19:45:00 to 20:15:00", "not within shift 'night', 20:00:00 to 08:00:00"],
+    ),
+    "break beyond its shift": (SITE, breaks("07:45:00-08:15:00"), ["site.shift[1].breaks[0]", "07:45:00 to 08:15:00", "not within"]),
+    "break without length": (SITE, breaks("23:00:00-23:00:00"), ["site.shift[1].breaks[0]", "23:00:00 to 23:00:00", "not within"]),
+    "break over a break": (
+        SITE,
+        breaks("23:45:00-00:15:00", "00:00:00-00:30:00"),
+        ["site.shift[1].breaks[1]", "00:00:00 to 00:30:00", "overlaps another break of shift 'night'"],
+    ),
+    "break of seconds": (SITE, breaks("23:00:00-23:00:30"), ["site.shift[1].breaks[0]", "23:00:30", "whole minutes"]),
+    "holiday twice": (SITE, end_with(HOLIDAY + HOLIDAY), ["site.holiday[1].day", "2026-02-17", "stands twice", "once"]),
+    "holiday at a time": (
+        SITE,
+        end_with(HOLIDAY.replace("02-17", "02-17T08:00:00")),
+        ["site.holiday[0].day", "found 2026-02-17 08:00:00", "Expected `date`"],
+    ),
+    "stop that ends before it begins": (
+        SITE,
+        end_with(STOP.format("2026-03-02T08:00:00", "2026-03-01T20:00:00")),
+        ["site.planned_stop[0].to", "2026-03-01 20:00:00", "not after from 2026-03-02 08:00:00"],
+    ),
+    "stop of a zone": (
+        SITE,
+        end_with(STOP.format("2026-03-01T08:00:00Z", "2026-03-02T20:00:00")),
+        ["site.planned_stop[0].from", "found 2026-03-01 08:00:00+00:00", "no timezone"],
+    ),
+    "stop of a whole day": (
+        SITE,
+        end_with(STOP.format("2026-03-01", "2026-03-02")),
+        ["site.planned_stop[0].from", "found 2026-03-01", "Expected `datetime`"],
+    ),
+    "stop of seconds": (
+        SITE,
+        end_with(STOP.format("2026-03-01T08:00:00", "2026-03-02T20:00:01")),
+        ["site.planned_stop[0]", "20:00:01", "whole minutes"],
+    ),
+    "stop in the year one": (
+        SITE,
+        end_with(STOP.format("0001-01-01T00:00:00", "2026-03-02T20:00:00")),
+        ["site.planned_stop[0]", "0001-01-01 00:00:00", "years 2000 to 2099"],
+    ),
+    "stop of another site's line": (
+        SITE,
+        end_with(STOP.format("2026-03-01T08:00:00", "2026-03-02T20:00:00") + 'line = "dalian/cells/26650-1"\n'),
+        ["site.planned_stop[0].line", "'dalian/cells/26650-1'", "not a line of site 'nanjing'", "use one of nanjing/cells/32140-1"],
+    ),
     "no shifts": (SITE, lambda path: put(path.read_text().partition("[[site.shift]]")[2], "")(path), ["site.shift[0]", "missing"]),
     "product twice": ("products.toml", put('code = "26650"', 'code = "32140"'), ["product.code", "'32140'", "choose another"]),
     "product without energy": ("products.toml", put("energy_wh = 48.0", "energy_wh = 0"), ["product[1].energy_wh", "found 0", "> 0"]),
@@ -182,6 +270,7 @@ REFUSALS: dict[str, tuple[str, Edit, list[str]]] = {
         put('site = "nanjing"', 'site = "ohio"'),
         ["site_capacity[0].site", "'ohio'", "use one of dalian, nanjing"],
     ),
+    "phase twice": ("targets.toml", put('phase = "II"', 'phase = "I"'), ["site_capacity[1].phase", "'I'", "'nanjing'", "choose another"]),
     "not TOML": (NANJING, put("[line]", "[line"), ["not TOML", "line 4"]),
     "key twice": (NANJING, put("machines = 6", "machines = 6\nmachines = 7"), ["not TOML", "line 21"]),
     "not UTF-8": (NANJING, lambda path: path.write_bytes(b'x = "\xff"'), ["cannot be read", "0xff", "utf-8"]),
@@ -336,3 +425,27 @@ def test_every_machine_of_the_seeds_has_a_topic_of_its_own() -> None:
     ]
     assert len(set(topics)) == len(topics) == sum(station.machines for line in load_plant(SEEDS).lines.values() for station in line.station)
     assert all(str(Topic.parse(topic)) == topic for topic in topics)
+
+
+def test_a_site_says_its_calendar(seeds: Path) -> None:
+    breaks("23:45:00-00:15:00", "07:45:00-08:00:00")(seeds / SITE)
+    end_with(
+        SHIFT.format("a", "2026-01-01", "08:00:00", "16:00:00")
+        + SHIFT.format("b", "2026-01-01", "16:00:00", "08:00:00")
+        + HOLIDAY
+        + STOP.format("2026-03-01T08:00:00", "2026-03-02T20:00:00")
+        + STOP.format("2026-04-01T08:00:00", "2026-04-02T20:00:00")
+        + 'line = "nanjing/cells/32140-1"\n'
+    )(seeds / SITE)
+    site = load_plant(seeds).sites["nanjing"]
+    assert [(since, [shift.name for shift in plan]) for since, plan in site.plans] == [
+        (EVER, ["day", "night"]),
+        (dt.date(2026, 1, 1), ["a", "b"]),
+    ]
+    assert [(b.start, b.end) for b in site.shift[1].breaks] == [(dt.time(23, 45), dt.time(0, 15)), (dt.time(7, 45), dt.time(8))]
+    assert [holiday.day for holiday in site.holiday] == [dt.date(2026, 2, 17)]
+    assert [stop.line for stop in site.planned_stop] == [None, "nanjing/cells/32140-1"]
+    assert site.planned_stop[0].span(site.tz) == (
+        dt.datetime(2026, 3, 1, 0, tzinfo=dt.UTC),
+        dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC),
+    )
