@@ -24,21 +24,21 @@ def foresee(lowest, station_of, unit, station_id, shift, seen, hashes):  # type:
 @njit(**COMPILED)
 def mark(slow, hashes, sieve):  # type: ignore[no-untyped-def]
     """Set the bits of the hashes of slow rows."""
-    mask = np.uint32(32 * sieve.size - 1)
+    mask = np.uint32(sieve.size - 1)
     for i in range(slow.size):
-        bit = hashes[np.uint32(slow[i])] & mask
-        sieve[bit >> np.uint32(5)] |= np.uint32(1) << (bit & np.uint32(31))
+        h = hashes[np.uint32(slow[i])]
+        sieve[h & mask] |= two_bits(h >> np.uint32(12))
 
 
 @njit(**COMPILED)
 def gather(hashes, sieve, rows, begins):  # type: ignore[no-untyped-def]
-    """List the rows whose bit is set, and count them by group, which is a hash without its upper bits; returns how many."""
-    mask, groups = np.uint32(32 * sieve.size - 1), np.uint32(begins.size - 2)
+    """List the rows whose bits are set, and count them by group, which is a hash without its upper bits; returns how many."""
+    mask, groups = np.uint32(sieve.size - 1), np.uint32(begins.size - 2)
     end = np.uint64(0)
     for r in range(hashes.size):
-        bit = hashes[r] & mask
+        h = hashes[r]
         rows[end] = r
-        end += np.uint64(sieve[bit >> np.uint32(5)] >> (bit & np.uint32(31)) & np.uint32(1))
+        end += np.uint64(two_bits(h >> np.uint32(12)) & ~sieve[h & mask] == 0)
     for i in range(np.int64(end)):
         begins[(hashes[np.uint32(rows[i])] & groups) + np.uint32(1)] += 1
     return np.int64(end)
@@ -50,22 +50,22 @@ def collect(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Put reports where their groups begin, and move these on: (unit, station, time, number, rank and what they count as).
 
-    The last is 2 - result, attempt 1 and, in 32 bits, cell + 1. Without `slow` these are witnesses and have no cell.
+    The last is 2 - result, whether `sift` counted it as first of its chain, attempt 1 and, in 32 bits, cell + 1. `slow`
+    ends with -1; where it holds nothing else, these are witnesses and have no cell.
     """
-    groups, next_slow = np.uint32(begins.size - 2), 0
+    groups, next_slow, counted = np.uint32(begins.size - 2), np.uint64(0), slow.size > 1
     for i in range(rows.size):
         r = np.uint32(rows[i])
         group = hashes[r] & groups
         place = np.uint32(begins[group])
         begins[group] += 1
-        while next_slow < slow.size and slow[next_slow] < rows[i]:
-            next_slow += 1
-        was_slow = next_slow < slow.size and slow[next_slow] == rows[i]
+        was_slow = slow[next_slow] == rows[i]  # every slow row is among the rows
+        next_slow += np.uint64(was_slow)
         cell = np.int64(-1)
-        if slow.size:
+        if counted:
             bucket = np.int64((np.float64(at[r] - first_us) + 0.5) * per_us)
             cell = bucket * stations + station_of[np.int64(station_id[r]) - lowest]
-        fast = slow.size > 0 and not was_slow
+        fast = counted and not was_slow
         reports[place, 0] = unit[r]
         reports[place, 1] = station_id[r]
         reports[place, 2] = at[r]

@@ -47,10 +47,9 @@ def look(first_us, span_us, per_us, lowest, station_of, stations, at, unit, stat
         far |= us | (span_us - 1 - us)
         cells[i] = np.uint32(np.int32((np.float64(us) + 0.5) * per_us) * np.int32(stations))
     for i in range(at.size):
-        s = np.int32(station_id[i]) - np.int32(lowest)
-        known = min(max(s, np.int32(0)), np.int32(station_of.size - 1))
-        station = station_of[np.uint32(known)]
-        wrong |= -(s ^ known) | (s ^ known) | station | np.int32(result[i]) | (np.int32(2) - np.int32(result[i]))
+        # what is beyond either end of the table reads its last entry, which is no station
+        station = station_of[min(np.uint32(np.int32(station_id[i]) - np.int32(lowest)), np.uint32(station_of.size - 1))]
+        wrong |= station | np.int32(result[i]) | (np.int32(2) - np.int32(result[i]))
         cells[i] += np.uint32(station)
         marks[i] = np.uint32(station)
         bins[i] = np.uint32(min(max((cycle_bits[i] >> np.int32(BIN_SHIFT)) - np.int32(FIRST_BIN), np.int32(0)), np.int32(BINS - 1)))
@@ -143,6 +142,15 @@ def measure(x, bits, origin, inverse):  # type: ignore[no-untyped-def]
 
 
 @njit(**COMPILED)
+def there(x):  # type: ignore[no-untyped-def]
+    """How many readings there are."""
+    n = np.int32(0)
+    for i in range(x.size):
+        n += np.int32(x[i] == x[i])
+    return n
+
+
+@njit(**COMPILED)
 def reduce(stations, by_station, readings, bits, origin, inverse, n, implausible, total, squares, upper, low, high):  # type: ignore[no-untyped-def]
     """Add arranged readings to the sums of their cells, a run of one cell at a time; `low` and `high` are `ordered`."""
     begin = 0
@@ -152,6 +160,9 @@ def reduce(stations, by_station, readings, bits, origin, inverse, n, implausible
             end += 1
         c = np.int64(c)
         for k in range(origin.shape[1]):
+            if np.isnan(inverse[c % stations, k]):
+                implausible[c, k] += there(readings[k, begin:end])
+                continue
             found = measure(readings[k, begin:end], bits[k, begin:end], origin[c % stations, k], inverse[c % stations, k])
             implausible[c, k] += found[0] - found[1]
             n[c, k] += found[1]

@@ -59,7 +59,8 @@ def count(events: Events, witnesses: Events | None, first_us: int, buckets: int,
         extreme[:] = kernels.ordered(found).view(np.float32).reshape(extreme.shape)
         extreme += 0.0  # -0.0 becomes 0.0
     if slows:
-        _chains(events, witnesses, first_us, axes, hashes, slow[:slows], station_of, lowest, sums)
+        slow[slows] = -1
+        _chains(events, witnesses, first_us, axes, hashes, slow[: slows + 1], station_of, lowest, sums)
     return _squares(readings.n, readings.squares, upper.reshape(readings.n.shape))
 
 
@@ -72,8 +73,8 @@ def _squares(n: NDArray[np.int64], squares: NDArray[np.int64], upper: NDArray[np
 
 
 def _numbered(ids: NDArray[np.int64], lowest: int) -> NDArray[np.int32]:
-    """Where an id stands on its axis, by id - lowest; -1 where it does not. At least one long."""
-    out = np.full(int(ids[-1]) - lowest + 1 if ids.size else 1, -1, np.int32)
+    """Where an id stands on its axis, by id - lowest; -1 where it does not, and at the end."""
+    out = np.full(int(ids[-1]) - lowest + 2 if ids.size else 1, -1, np.int32)
     out[ids - lowest] = np.arange(ids.size)
     return out
 
@@ -84,9 +85,9 @@ def _chains(
 ) -> None:  # fmt: skip
     """Count the chains of slow rows anew, walking them."""
     size = max(5, int(slow.size).bit_length())
-    sieve, begins = np.zeros(1 << size, np.uint32), np.zeros((1 << size - 1) + 1, np.int32)
-    chain_kernels.mark(slow, hashes[0], sieve)
-    sources = [(events, hashes[0], slow)] + ([(witnesses, hashes[1], slow[:0])] if witnesses else [])
+    sieve, begins = np.zeros(1 << size, np.uint64), np.zeros((1 << size - 1) + 1, np.int32)
+    chain_kernels.mark(slow[:-1], hashes[0], sieve)
+    sources = [(events, hashes[0], slow)] + ([(witnesses, hashes[1], slow[-1:])] if witnesses else [])
     found = []
     for source, hashed, _ in sources:
         rows = np.empty(len(source) + 1, np.int32)

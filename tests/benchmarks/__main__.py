@@ -1,4 +1,4 @@
-"""`./run bench [decode] [store] [sums] [start] [once] [ingest]`: figures, and ratios of ways measured beside each other in one run.
+"""`./run bench [decode] [store] [sums] [start] [once] [ingest] [kpi]`: figures, and ratios of ways measured beside each other in one run.
 
 Absolute figures are those of this machine at this hour; ratios travel.
 """
@@ -34,6 +34,7 @@ from mes.store.migrate import migrate
 from mes.store.seed import seed
 from mes.store.sums import Rollup
 from tests.benchmarks.ingest import ingest
+from tests.benchmarks.kpi import kpi
 from tests.benchmarks.processes import cpu_seconds, resident_mb, say
 from tests.servers import free_port
 
@@ -43,7 +44,7 @@ AT_MS = 1_795_219_200_000
 
 
 def main(names: list[str]) -> None:
-    chosen = names or ["decode", "store", "sums", "start", "once", "ingest"]
+    chosen = names or ["decode", "store", "sums", "start", "once", "ingest", "kpi"]
     say(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
     if {"decode", "store", "sums"} & set(chosen):
         with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home)) as server:
@@ -60,6 +61,8 @@ def main(names: list[str]) -> None:
         once()
     if "ingest" in chosen:
         ingest()
+    if "kpi" in chosen:
+        kpi()
 
 
 def best(work: Callable[[], Any], times: int = 3) -> float:
