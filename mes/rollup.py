@@ -9,9 +9,10 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
+from typing import Any
 
 from mes import publish
 from mes.broker import Publisher
@@ -35,50 +36,52 @@ RETRY_S = (0.5, 15.0)
 async def rollup(database: str, broker: str | None, stopping: asyncio.Event) -> None:
     """Keep the sums true and, with a broker, the retained topics too, until `stopping` is set."""
     publisher = Publisher(broker, f"mes-rollup-{socket.gethostname()}-{os.getpid()}") if broker else None
-    async with task_group() as tasks:
-        publishing = tasks.create_task(publisher.run(), name="publish") if publisher else None
-        pause = RETRY_S[0]
-        while not stopping.is_set():
-            try:
-                await _work(database, publisher, stopping)
-                pause = RETRY_S[0]
-            except Unavailable as why:
-                log.warning("%s; trying again in %.1f s", why, pause)
-                await set_within(stopping, pause)
-                pause = min(pause * 2, RETRY_S[1])
-        if publishing:
-            publishing.cancel()
-
-
-async def _work(database: str, publisher: Publisher | None, stopping: asyncio.Event) -> None:
-    """Sum and publish on one connection until `stopping` is set; Unavailable when the database goes."""
-    clock = asyncio.get_running_loop().time
-    published: dict[str, bytes] = {}
+    publishing: asyncio.Task[None] | None = None
     with ThreadPoolExecutor(1, "rollup") as thread:
         call = partial(asyncio.get_running_loop().run_in_executor, thread)
-        sums: Rollup = await call(Rollup, database)
-        try:
-            await call(warm_up)
-            looked = -DAYS_S
+        async with task_group() as tasks:
+            pause = RETRY_S[0]
             while not stopping.is_set():
-                began = clock()
-                if began - looked >= DAYS_S:
-                    looked = began
-                    await call(sums.open_and_close_days)
-                done = await call(sums.step)
-                if publisher:
-                    for row in await call(sums.latest_days):
-                        topic, payload = publish.throughput_day(row)
-                        if published.get(topic) != payload:
-                            published[topic] = payload
-                            publisher.set(topic, payload)
-                spent = clock() - began
-                if done:
-                    await set_within(stopping, max(INTERVAL_S - spent, min(spent / SHARE - spent, LONGEST_S)))
-                else:
-                    await call(sums.wait, POLL_S)
-        finally:
-            await call(sums.close)
+                try:
+                    sums: Rollup = await call(Rollup, database)
+                    if publisher and publishing is None:  # not before the database has been seen to be one of ours
+                        publishing = tasks.create_task(publisher.run(), name="publish")
+                    try:
+                        await _work(sums, call, publisher, stopping)
+                    finally:
+                        await call(sums.close)
+                    pause = RETRY_S[0]
+                except Unavailable as why:
+                    log.warning("%s; trying again in %.1f s", why, pause)
+                    await set_within(stopping, pause)
+                    pause = min(pause * 2, RETRY_S[1])
+            if publishing:
+                publishing.cancel()
+
+
+async def _work(sums: Rollup, call: Callable[..., Awaitable[Any]], publisher: Publisher | None, stopping: asyncio.Event) -> None:
+    """Sum and publish until `stopping` is set; Unavailable when the database goes."""
+    clock = asyncio.get_running_loop().time
+    published: dict[str, bytes] = {}
+    await call(warm_up)
+    looked = -DAYS_S
+    while not stopping.is_set():
+        began = clock()
+        if began - looked >= DAYS_S:
+            looked = began
+            await call(sums.open_and_close_days)
+        done = await call(sums.step)
+        if publisher:
+            for row in await call(sums.latest_days):
+                topic, payload = publish.throughput_day(row)
+                if published.get(topic) != payload:
+                    published[topic] = payload
+                    publisher.set(topic, payload)
+        spent = clock() - began
+        if done:
+            await set_within(stopping, max(INTERVAL_S - spent, min(spent / SHARE - spent, LONGEST_S)))
+        else:
+            await call(sums.wait, POLL_S)
 
 
 def recompute_all(
