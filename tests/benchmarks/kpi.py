@@ -336,7 +336,7 @@ def measure(threads: int, most: int, slow_peers: bool) -> None:
     n = sum(len(events) for events, _ in all_days)
     ours(all_days[0])
     with ThreadPoolExecutor(threads) as pool:
-        took, results = timed(lambda: list(pool.map(lambda one: ours(one) and None, all_days)), 5 if n < 10**7 else 2)
+        took, results = timed(lambda: list(pool.map(lambda one: ours(one) and None, all_days)), 5 if n < 10**7 else 3)
     del results
     say(f"\nkey figures of {n:,} events, {len(all_days)} days of a line, {threads} thread{'s' * (threads > 1)}")
     say(f"  {'mes.kpi':<44} {n / took / 1e6:>9.1f} M/s")

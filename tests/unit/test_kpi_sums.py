@@ -225,6 +225,14 @@ def test_many_units_that_grow_the_table_and_long_chains() -> None:
     assert_like_the_twin(reports)
 
 
+def test_the_first_and_the_last_microsecond_of_every_bucket_of_the_longest_day() -> None:
+    first = FIRST_US + 123_456_789
+    edges = [report(unit=b, at=first + b * BUCKET_US + us, seq=1 + us) for b in range(300) for us in (0, 1, BUCKET_US - 1)]
+    sums = summed(edges, first_us=first, buckets=300)
+    np.testing.assert_array_equal(sums.results[:, 1, 0], np.full(300, 3))
+    np.testing.assert_array_equal(sums.inspected[:, 1], np.ones(300))
+
+
 def test_two_hundred_stations_and_one_unit_everywhere() -> None:
     ids = np.arange(100, 300)
     everywhere = Axes(ids, DEFECTS, np.zeros((200, SLOTS)), np.ones((200, SLOTS)))
@@ -296,6 +304,13 @@ def test_a_cycle_lies_between_the_edges_of_its_bin(cycle_s: float) -> None:
     assert stored == np.float32(cycle_s).view(np.int32) >> kernels.BIN_SHIFT
 
 
+def test_zero_has_no_sign_whatever_comes_first() -> None:
+    zeros = [report(unit=u, seq=u, station_id=2, meas=(math.nan, x)) for u, x in enumerate((-0.0, 0.0))]
+    for reports in (zeros, zeros[::-1], zeros[:1]):
+        r = summed(reports).readings
+        assert not np.signbit([r.low[0, 0, 1], r.high[0, 0, 1]]).any()
+
+
 def test_squares_that_no_int64_holds() -> None:
     widest = [report(unit=u, seq=u, meas=(2.0**31 - 128, math.nan)) for u in range(9)]
     sums = assert_like_the_twin(widest)
@@ -303,7 +318,8 @@ def test_squares_that_no_int64_holds() -> None:
     assert int(sums.readings.squares[0, 1, 0]) > 2**64
     merged = summed(widest[:2]).merge(summed(widest[2:]))
     np.testing.assert_array_equal(merged.readings.squares, sums.readings.squares)
-    assert summed(widest[:1]).readings.squares.dtype == np.int64
+    assert summed(widest[:2]).readings.squares.dtype == np.int64
+    assert summed(widest[:2]).merge(summed(widest[2:3])).readings.squares[0, 1, 0] == 3 * (2**31 - 125) ** 2
     assert summed(widest[:1]).merge(summed(widest[1:2])).readings.squares[0, 1, 0] == 2 * (2**31 - 125) ** 2
 
 
