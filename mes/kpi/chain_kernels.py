@@ -6,19 +6,14 @@ import numpy as np
 from numba import njit
 
 from mes.kpi.compiled import COMPILED
-from mes.kpi.kernels import hashed, two_bits
 
 
 @njit(**COMPILED)
-def foresee(lowest, station_of, unit, station_id, shift, seen, hashes):  # type: ignore[no-untyped-def]
-    """Put witnesses into the filter. True where a station is unknown."""
-    for i in range(unit.size):
-        s = np.int64(station_id[i]) - lowest
-        if s < 0 or s >= station_of.size or station_of[s] < 0:
-            return True
-        hashes[i] = hashed(unit[i], station_id[i])
-        seen[np.uint64(hashes[i]) >> np.uint64(shift)] |= two_bits(hashes[i])
-    return False
+def sieve_bits(hash_):  # type: ignore[no-untyped-def]
+    """The bits that a hash sets in its word of the sieve."""
+    return np.uint64(1) << np.uint64(hash_ >> np.uint32(12) & np.uint32(63)) | np.uint64(1) << np.uint64(
+        hash_ >> np.uint32(18) & np.uint32(63)
+    )
 
 
 @njit(**COMPILED)
@@ -27,7 +22,7 @@ def mark(slow, hashes, sieve):  # type: ignore[no-untyped-def]
     mask = np.uint32(sieve.size - 1)
     for i in range(slow.size):
         h = hashes[np.uint32(slow[i])]
-        sieve[h & mask] |= two_bits(h >> np.uint32(12))
+        sieve[h & mask] |= sieve_bits(h)
 
 
 @njit(**COMPILED)
@@ -38,7 +33,7 @@ def gather(hashes, sieve, rows, begins):  # type: ignore[no-untyped-def]
     for r in range(hashes.size):
         h = hashes[r]
         rows[end] = r
-        end += np.uint64(two_bits(h >> np.uint32(12)) & ~sieve[h & mask] == 0)
+        end += np.uint64(sieve_bits(h) & ~sieve[h & mask] == 0)
     for i in range(np.int64(end)):
         begins[(hashes[np.uint32(rows[i])] & groups) + np.uint32(1)] += 1
     return np.int64(end)

@@ -65,6 +65,18 @@ def two_bits(hash_):  # type: ignore[no-untyped-def]
 
 
 @njit(**COMPILED)
+def foresee(lowest, station_of, unit, station_id, shift, seen, hashes):  # type: ignore[no-untyped-def]
+    """Put witnesses into the filter. True where a station is unknown."""
+    for i in range(unit.size):
+        s = np.int64(station_id[i]) - lowest
+        if s < 0 or s >= station_of.size or station_of[s] < 0:
+            return True
+        hashes[i] = hashed(unit[i], station_id[i])
+        seen[np.uint64(hashes[i]) >> np.uint64(shift)] |= two_bits(hashes[i])
+    return False
+
+
+@njit(**COMPILED)
 def sift(begin, hashes, shift, seen, attempt, result, codes, slow, slows):  # type: ignore[no-untyped-def]
     """Code of each row: its result, + 3 where it has attempt 1 and is the first of its hash in the filter `seen`.
 

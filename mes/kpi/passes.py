@@ -32,7 +32,7 @@ def count(events: Events, witnesses: Events | None, first_us: int, buckets: int,
     hashes = [np.empty(len(events), np.uint32), np.empty(len(witnesses) if witnesses else 0, np.uint32)]
     if witnesses:
         inside = (witnesses.at >= first_us) & (witnesses.at < first_us + span_us)
-        if inside.any() or chain_kernels.foresee(lowest, station_of, witnesses.unit, witnesses.station_id, shift, seen, hashes[1]):
+        if inside.any() or kernels.foresee(lowest, station_of, witnesses.unit, witnesses.station_id, shift, seen, hashes[1]):
             raise ValueError(f"witnesses inside of the {buckets} buckets from {first_us}, or of other stations than {axes.station_ids}")
     flat = buckets * stations, slots
     counts, upper = np.zeros(flat[0] * kernels.CODES, np.int64), np.zeros(flat, np.int64)
