@@ -131,6 +131,8 @@ class Characteristic(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True
     distribution   "normal": `nominal` is the mean, `sigma` in `unit`;
                    "lognormal": `nominal` is the median, `sigma` that of the logarithm
     sampling       share of the cells that are measured, above 0 and at most 1; `sampling_basis` says it in words
+    below, above   code of the station's defect that a reading below `lsl`, above `usl` is, where every cell is measured
+                   (sampling = 1); without it the station's first defect
     """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,39}$")]
@@ -143,6 +145,8 @@ class Characteristic(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True
     basis: str
     lsl: float | None = None
     usl: float | None = None
+    below: str | None = None
+    above: str | None = None
 
 
 class Station(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):

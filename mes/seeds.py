@@ -289,6 +289,18 @@ def _check_line(path: Path, line: Line, sites: dict[str, Site], products: dict[s
         for m, c in enumerate(station.characteristic):
             if c.lsl is not None and c.usl is not None and c.lsl >= c.usl:
                 raise refuse(f"{at}.characteristic[{m}].lsl", f"{c.lsl} must be below usl {c.usl}")
+            for side, limit, defect in (("below", "lsl", c.below), ("above", "usl", c.above)):
+                if defect is None:
+                    continue
+                where, allowed = f"{at}.characteristic[{m}].{side}", [d.code for d in station.defect]
+                if getattr(c, limit) is None:
+                    raise refuse(where, f"{defect!r} needs {limit}: a limit to be {side}")
+                if c.sampling < 1:
+                    raise refuse(where, f"{defect!r} needs sampling = 1, found {c.sampling}: what is sampled judges no cell")
+                if defect not in allowed:
+                    raise refuse(
+                        where, f"{defect!r} is not a defect of the station: use one of {', '.join(allowed) or 'those you add to it'}"
+                    )
             if c.distribution == "lognormal" and c.nominal <= 0:
                 raise refuse(f"{at}.characteristic[{m}].nominal", f"{c.nominal} must be positive: it is the median of a lognormal")
 

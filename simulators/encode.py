@@ -7,10 +7,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from mes.contract import RESULTS
-from simulators.flow import NO_CHANNEL, NO_DEFECT
+from simulators.flow import NO_CHANNEL
 from simulators.jit import Array, fixed, kernel, part
 from simulators.quality import ABSENT, Quality
 from simulators.scenario import Scenario, flat
+from simulators.verdict import NO_DEFECT
 
 _POW10 = 10 ** np.arange(19, dtype=np.int64)
 _ZERO: Final = fixed(0)

@@ -15,13 +15,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from simulators.draws import MISS, REPAIR, REWORK, SERVICE, TIME_TO_FAILURE, exponential, triangle, uniform
+from simulators.draws import REPAIR, SERVICE, TIME_TO_FAILURE, exponential, triangle
 from simulators.jit import Array, fixed, kernel, part
 from simulators.scenario import BATCH, DWELL
+from simulators.verdict import MISSED, PASS, SCRAP, Verdict, judge
 
 NEVER: Final = np.iinfo(np.int64).max
-PASS, MISSED, SCRAP = (fixed(n) for n in range(3))  # pass, rework, scrap: the order of mes.contract.RESULTS
-NO_DEFECT: Final = fixed(-1)
 NO_CHANNEL: Final = fixed(-1)
 _ZERO: Final = fixed(0)
 _FIRST: Final = fixed(1)  # attempt
@@ -32,10 +31,11 @@ QUEUE, AGAIN, OUT, INSIDE, FREE = (fixed(n) for n in range(5))
 NEXT_UNIT, NOW, AWAKE = range(3)  # indices into Line.clock
 
 # EVENT     t: completion; cycle: time in work; machine: over the whole line, in route order; result: as above; defect: index
-#           within the station; channel: position within a machine. Times are ticks, of 1 us in a plant's line.
-# STATION   size: cells a cycle; cycle: ticks; first, machines: its machines; key, spread, miss, share, success, mtbf, mttr:
-#           random stream, coefficient of variation of the cycle, share of misses, of those tried again, and of these that
-#           pass, mean busy ticks to a failure and mean ticks of repair; turn: whose turn it is; the rest counts cells.
+#           within the station; channel: position within a machine; cause: the reading beyond its limit, 2 * characteristic for the
+#           lower limit and 1 more for the upper, -1: none. Times are ticks, of 1 us in a plant's line.
+# STATION   size: cells a cycle; cycle: ticks; first, machines: its machines; key, spread, share, success, mtbf, mttr: random
+#           stream, coefficient of variation of the cycle, share of misses tried again, of these that pass, mean busy ticks
+#           to a failure and mean ticks of repair; turn: whose turn it is; the rest counts cells.
 # MACHINE   end: of the cycle; load: cells in work; held: cells done that cannot leave; cells: where its load lies in `cell`;
 #           seq: events so far; healthy: busy ticks until the next failure; cycle: ticks of the cycle in work
 # RING      first, room: its place in `cell`; head, count: what is in it
@@ -44,10 +44,11 @@ _i8 = np.int64
 EVENT = np.dtype([
     ("t", _i8), ("unit", _i8), ("seq", _i8), ("cycle", _i8), ("station", _i8), ("machine", _i8),
     ("attempt", _i8), ("channel", _i8), ("result", _i8), ("defect", _i8),
+    ("cause", _i8),
 ])  # fmt: skip
 STATION = np.dtype([
     ("kind", _i8), ("size", _i8), ("cycle", _i8), ("first", _i8), ("machines", _i8), ("positions", _i8), ("rework_max", _i8),
-    ("defect_first", _i8), ("defects", _i8), ("key", np.uint64), ("spread", np.float64), ("miss", np.float64), ("share", np.float64),
+    ("key", np.uint64), ("spread", np.float64), ("share", np.float64),
     ("success", np.float64), ("mtbf", np.float64), ("mttr", np.float64),
     ("turn", _i8), ("idle", _i8), ("arrived", _i8), ("left", _i8), ("scrapped", _i8),
 ])  # fmt: skip
@@ -60,7 +61,7 @@ class Line(NamedTuple):
     """The state of a line.
 
     station (S), machine (M) and ring (S, 5) as declared above; cell: the cells of all rings and machines;
-    next_at (S): the earliest completion of each station; edge: upper edges of the defects' shares; clock: see NEXT_UNIT.
+    next_at (S): the earliest completion of each station; verdict: causes of misses; clock: see NEXT_UNIT.
     """
 
     station: Array
@@ -68,7 +69,7 @@ class Line(NamedTuple):
     ring: Array
     cell: Array
     next_at: Array
-    edge: Array
+    verdict: Verdict
     clock: Array
 
 
@@ -218,31 +219,9 @@ def _pull(line: Any, s: int, now: int) -> bool:
 
 
 @part
-def _judge(line: Any, s: int, unit: int, attempt: int) -> tuple[int, int]:
-    """The result of a visit and the index of its defect within the station."""
-    station = line.station[s]
-    if station.miss == 0.0:
-        return PASS, NO_DEFECT
-    u = uniform(station.key, unit, attempt, MISS)
-    if attempt == 1:
-        if u >= station.miss:
-            return PASS, NO_DEFECT
-        u /= station.miss
-    else:
-        if u < station.success:
-            return PASS, NO_DEFECT
-        u = (u - station.success) / (1.0 - station.success)
-    defect = 0
-    while defect < station.defects - 1 and u >= line.edge[station.defect_first + defect]:
-        defect += 1
-    if attempt <= station.rework_max and uniform(station.key, unit, attempt, REWORK) < station.share:
-        return MISSED, defect
-    return SCRAP, defect
-
-
-@part
 def _report(line: Any, event: Any, s: int, m: int, now: int, unit: int, attempt: int, channel: int, cycle: int) -> int:
-    result, defect = _judge(line, s, unit, attempt)
+    station = line.station[s]
+    result, defect, cause = judge(line.verdict, station, s, m - station.first, unit, attempt, now)
     machine = line.machine[m]
     machine.seq += 1
     event.t = now
@@ -255,6 +234,7 @@ def _report(line: Any, event: Any, s: int, m: int, now: int, unit: int, attempt:
     event.channel = channel
     event.result = result
     event.defect = defect
+    event.cause = cause
     if result == SCRAP:
         line.station[s].scrapped += 1
     return result

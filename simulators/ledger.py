@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from simulators.flow import PASS, SCRAP
 from simulators.jit import Array
 from simulators.scenario import TICKS_MS, Scenario
+from simulators.verdict import PASS, SCRAP
 
 HOUR_MS = 3_600_000
 _RESULT_NAMES = ("pass", "rework", "scrap")

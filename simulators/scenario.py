@@ -90,6 +90,11 @@ def capacity(station: plant.Station) -> float:
     return station.machines * station.positions * station.cells_per_cycle / station.cycle_s * available
 
 
+def ramp(ramp_up: float) -> float:
+    """By how much rates of failure are higher while a line ramps up: 1 at 0 (mature), 3 at 0.5, 5 at 1."""
+    return 1.0 + 4.0 * ramp_up
+
+
 def day_code(day: dt.date) -> bytes:
     """The day in a serial: year, month as a letter from A, day; 2026-11-22 is 26K22."""
     return f"{day.year % 100:02d}{'ABCDEFGHIJKL'[day.month - 1]}{day.day:02d}".encode()

@@ -7,31 +7,29 @@ from typing import Final
 
 import numpy as np
 
+from simulators import verdict
+from simulators.disturbance import Disturbances
 from simulators.draws import TIME_TO_FAILURE, exponential, key_of
 from simulators.flow import AWAKE, CELL, FREE, INSIDE, MACHINE, NEVER, NOW, RING, STATION, Line
-from simulators.scenario import DWELL, KINDS, SPREAD, TICKS, Scenario, capacity
+from simulators.scenario import DWELL, KINDS, SPREAD, TICKS, Scenario, capacity, ramp
 
 # A line whose narrowest station lies far down backs up: what stands before it runs this much ahead.
 _AHEAD: Final = 1.02
 
 
-def build(scenario: Scenario, seed: int) -> Line:
+def build(scenario: Scenario, seed: int, disturbances: Disturbances, ramp_up: float = 0.0) -> Line:
     """An empty line at rest. Times are ticks (microseconds), so `SPREAD`, minutes and ppm are converted here."""
     stations = scenario.line.station
     station = np.zeros(len(stations), STATION)
     machine = np.zeros(sum(s.machines for s in stations), MACHINE)
     ring = np.zeros((len(stations), 5), RING)
-    edges: list[float] = []
     first = cells = 0
     for n, s in enumerate(stations):
         at = station[n]
         at["kind"], at["size"], at["cycle"] = KINDS.index(s.kind), s.cells_per_cycle, round(s.cycle_s * TICKS)
         at["first"], at["machines"], at["positions"], at["idle"] = first, s.machines, s.positions, s.machines
         at["key"], at["spread"] = key_of(seed, s.code), SPREAD[s.kind]
-        at["mtbf"], at["mttr"] = s.mtbf_min * 60 * TICKS, s.mttr_min * 60 * TICKS
-        ppm = np.array([d.ppm for d in s.defect])
-        at["defect_first"], at["defects"], at["miss"] = len(edges), len(ppm), ppm.sum() / 1e6
-        edges += list(np.cumsum(ppm) / ppm.sum()) if ppm.sum() > 0 else [1.0] * len(ppm)
+        at["mtbf"], at["mttr"] = s.mtbf_min * 60 * TICKS / ramp(ramp_up), s.mttr_min * 60 * TICKS
         if s.rework is not None:
             at["rework_max"], at["share"], at["success"] = s.rework.max, s.rework.share, s.rework.success
         inside = s.machines * (s.positions if s.kind == "dwell" else s.cells_per_cycle)
@@ -51,7 +49,9 @@ def build(scenario: Scenario, seed: int) -> Line:
                 m["healthy"] = 1 + int(exponential(at["key"], 0, place, TIME_TO_FAILURE, at["mtbf"]))
         first += s.machines
     never = np.full(len(stations), NEVER)
-    line = Line(station, machine, ring, np.zeros(cells + 1, CELL), never, np.array(edges or [1.0]), np.zeros(3, np.int64))
+    line = Line(
+        station, machine, ring, np.zeros(cells + 1, CELL), never, verdict.build(scenario, disturbances, ramp_up), np.zeros(3, np.int64)
+    )
     for n, s in enumerate(stations):
         if s.kind == "dwell":
             free = ring[n, FREE]

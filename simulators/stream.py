@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -12,6 +12,7 @@ import numpy as np
 
 from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES
 from simulators import encode, flow, quality
+from simulators.disturbance import Disturbance
 from simulators.jit import Array
 from simulators.scenario import DWELL, TICKS, Scenario, day_code
 from simulators.start import build, fill
@@ -56,18 +57,23 @@ class Records:
 
 
 class Stream:
-    """A line that begins production day `start` full, as if it had always run; `boot` is its machines' restart count."""
+    """A line that begins production day `start` full, as if it had always run; `boot` is its machines' restart count.
 
-    def __init__(self, scenario: Scenario, seed: int, start: dt.date, boot: int = 1) -> None:
+    disturbances, ramp_up   what happens to it, see simulators.disturbance and scenario.ramp
+    """
+
+    def __init__(
+        self, scenario: Scenario, seed: int, start: dt.date, boot: int = 1, disturbances: Sequence[Disturbance] = (), ramp_up: float = 0.0
+    ) -> None:
         self.scenario = scenario
         self.boot = boot
         self.begin = scenario.day_start(start)
         self.until = self.begin
-        self._quality = quality.build(scenario, seed)
+        self._quality = quality.build(scenario, seed, disturbances)
         self._tables = encode.build(scenario, self._quality)
         self._bounds = encode.bounds(scenario, self._tables)
         self._room = max(s.cells_per_cycle for s in scenario.line.station)
-        self._line = build(scenario, seed)
+        self._line = build(scenario, seed, self._quality.disturbances, ramp_up)
         self._scratch = np.zeros(max(_EVENTS_AT_ONCE, 2 * self._room), flow.EVENT)
         self._warm(start)
 

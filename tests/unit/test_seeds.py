@@ -72,7 +72,10 @@ def test_station(row: dict[str, str]) -> None:
 def test_quality(row: dict[str, str]) -> None:
     station = station_of(row)
     found = re.findall(r"(\w+)=(.*?) \((\d+) ppm\)(?:; |$)", row["defect_codes"])
-    assert [(d.code, d.name, d.ppm) for d in station.defect] == [(code, name, float(ppm)) for code, name, ppm in found]
+    assert [(d.code, d.name, d.ppm) for d in station.defect if d.ppm] == [(code, name, float(ppm)) for code, name, ppm in found]
+    # Further defects are readings beyond a limit and nothing else.
+    beyond = {code for c in station.characteristic for code in (c.below, c.above)}
+    assert {d.code for d in station.defect if not d.ppm} <= beyond
     if row["rework"] == "no":
         assert station.rework is None
     else:
@@ -97,6 +100,14 @@ def test_the_tables_and_the_seeds_hold_the_same_measurements() -> None:
         for station in PLANT.lines[line].station
         for c in station.characteristic
     ]
+
+
+@pytest.mark.parametrize("row", MEASUREMENTS, ids=lambda row: f"{row['route']}-{row['station']}-{row['quantity']}")
+def test_a_reading_beyond_a_limit_that_every_cell_has_is_a_named_defect(row: dict[str, str]) -> None:
+    station = station_of(row)
+    c = next(c for c in station.characteristic if c.name == row["quantity"])
+    inspected = row["sampling"].startswith("100%")
+    assert (c.below is not None, c.above is not None) == (inspected and c.lsl is not None, inspected and c.usl is not None)
 
 
 @pytest.mark.parametrize("row", MEASUREMENTS, ids=lambda row: f"{row['route']}-{row['station']}-{row['quantity']}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import msgspec
@@ -16,10 +19,11 @@ from mes import plant
 from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES, CellEvent
 from mes.contract import Station as Decoder
 from simulators import quality
-from simulators.flow import MISSED, NO_CHANNEL, PASS, SCRAP
+from simulators.flow import NO_CHANNEL
 from simulators.ledger import Ledger
 from simulators.scenario import TICKS, Scenario, load
 from simulators.stream import Slice, Stream
+from simulators.verdict import MISSED, PASS, SCRAP
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
 DAY = dt.date(2026, 11, 20)
@@ -54,6 +58,13 @@ def day(request: pytest.FixtureRequest) -> Day:
 
 def texts(stream: Stream, hours: list[float]) -> bytes:
     return b"\n".join(m.payload for h in hours for m in stream.objects(stream.advance(stream.begin + int(h * HOUR))))
+
+
+def beyond(c: plant.Characteristic) -> tuple[float, float]:
+    """Shares of a characteristic's distribution below its lower limit and above its upper one."""
+    of = NormalDist(math.log(c.nominal) if c.distribution == "lognormal" else c.nominal, c.sigma)
+    limit = math.log if c.distribution == "lognormal" else float
+    return 0.0 if c.lsl is None else of.cdf(limit(c.lsl)), 0.0 if c.usl is None else 1 - of.cdf(limit(c.usl))
 
 
 def decoders(scenario: Scenario) -> list[Decoder]:
@@ -181,11 +192,17 @@ def test_yields_and_throughput_are_the_tables(day: Day) -> None:
     assert counts["good"] / (counts["good"] + counts["scrap"]) == pytest.approx(output_yield, abs=0.003)
     for station in day.scenario.line.station:
         row = counts["stations"][station.code]
-        miss = sum(d.ppm for d in station.defect) / 1e6
+        shares = Counter({d.code: d.ppm / 1e6 for d in station.defect})
+        for c in station.characteristic:
+            if c.sampling == 1:
+                below, above = beyond(c)
+                shares[c.below or station.defect[0].code] += below
+                shares[c.above or station.defect[0].code] += above
+        miss = sum(shares.values())
         sigma = (miss * (1 - miss) / row["inspected"]) ** 0.5
         assert row["first_pass_good"] / row["inspected"] == pytest.approx(1 - miss, abs=5 * sigma + 1e-12)
         for defect in station.defect:
-            expected = row["inspected"] * defect.ppm / 1e6
+            expected = row["inspected"] * shares[defect.code]
             assert row["defects"].get(defect.code, 0) == pytest.approx(expected, abs=6 * expected**0.5 + expected * miss + 6)
 
 
@@ -316,7 +333,10 @@ def test_a_station_with_every_cell_missed_lets_none_through() -> None:
     scenario = load(SEEDS, LINES[0])
     stations = [s for s in scenario.line.station if s.code in ("wnd", "hpt", "can")]
     stations[1] = msgspec.structs.replace(
-        stations[1], defect=[plant.Defect(code="X", name="all", ppm=1e6)], rework=plant.Rework(max=3, share=1.0, success=0.0)
+        stations[1],
+        characteristic=[],
+        defect=[plant.Defect(code="X", name="all", ppm=1e6)],
+        rework=plant.Rework(max=3, share=1.0, success=0.0),
     )
     stream = Stream(changed(scenario, stations), 1, DAY)
     events = stream.advance(stream.begin + HOUR).events
