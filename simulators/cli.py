@@ -57,6 +57,13 @@ _start = _option(
     show_default="yesterday at the site",
     help="First production day, YYYY-MM-DD.",
 )
+_origin = _option(
+    "--origin",
+    env="MES_ORIGIN",
+    type=click.DateTime(["%Y-%m-%d"]),
+    show_default="first of the month of --start",
+    help="Production day on which the line begins, in silence up to --start: days of one origin and seed are the same however made.",
+)
 _ledger = _option("--ledger", env="MES_LEDGER", type=_FILE, help="File for the truth: counts of what was generated.")
 
 
@@ -104,6 +111,7 @@ def list_lines(seeds: Path | None) -> None:
 @_option("--days", env="MES_DAYS", type=_DAYS, show_default="1, with --catch-up until stopped", help="Production days to run.")
 @_option("--speed", env="MES_SPEED", type=_Speed(), default="60", help="Simulated seconds a second, or max.")
 @_option("--seed", env="MES_SEED", type=int, show_default="that of the state, else 1", help="The same seed gives the same bytes.")
+@_origin
 @_option("--boot", env="MES_BOOT", type=click.IntRange(1, 2**31 - 1), show_default="as the state says, else 1", help="Restart count.")
 @_seeds
 @_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt(s)://[user:password@]host[:port].")
@@ -133,11 +141,13 @@ def run(**given: Any) -> None:
     from simulators.run import Options
 
     start: dt.datetime | None = given["start"]
+    origin: dt.datetime | None = given["origin"]
     days: int | None = given["days"]
     _run(
         Options(
             scenario=_scenario(given["seeds"], given["line"]),
             start=start.date() if start else None,
+            origin=origin.date() if origin else None,
             days=days if days or given["catch_up"] else 1,
             speed=given["speed"],
             seed=given["seed"],
@@ -205,15 +215,25 @@ def compile_kernels(seeds: Path | None) -> None:
 @_start
 @_option("--days", env="MES_DAYS", type=_DAYS, default=1, help="Production days to generate.")
 @_option("--seed", env="MES_SEED", type=int, default=1, help="The same seed gives the same bytes.")
+@_origin
 @_seeds
 @_option("--out", env="MES_OUT", type=_FILE, required=True, help="File to write, F.ndjson.")
 @_ledger
-def generate(line: str, start: dt.datetime | None, days: int, seed: int, seeds: Path | None, out: Path, ledger: Path | None) -> None:
+def generate(
+    line: str,
+    start: dt.datetime | None,
+    days: int,
+    seed: int,
+    origin: dt.datetime | None,
+    seeds: Path | None,
+    out: Path,
+    ledger: Path | None,
+) -> None:
     """Write a line's events to a file, one {"topic": ..., "event": ...} a line, in order of time."""
     scenario = _scenario(seeds, line)
     from simulators.files import generate as write
 
-    write(scenario, start.date() if start else None, days, seed, out, ledger)
+    write(scenario, start.date() if start else None, days, seed, out, ledger, origin.date() if origin else None)
 
 
 def main() -> None:

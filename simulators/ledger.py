@@ -9,14 +9,18 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simulators.jit import Array
 from simulators.scenario import TICKS_MS, Scenario
 from simulators.verdict import PASS, SCRAP
+
+if TYPE_CHECKING:
+    from simulators.stream import DayEnd
 
 HOUR_MS = 3_600_000
 _RESULT_NAMES = ("pass", "rework", "scrap")
@@ -43,6 +47,9 @@ class Ledger:
     first_pass_good    first attempts that passed
     hourly_good        good by full hours since the day began
     machines           first and last seq and events of each machine that reported
+
+    Of a day that has ended also, by station: `arrived`, `left`, `wip_begin` and `wip_end`, so that
+    wip_end = wip_begin + arrived - left - scrap.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -58,6 +65,17 @@ class Ledger:
             n = int(np.searchsorted(events["t"] // TICKS_MS, end_ms))
             self._count(day, events[:n])
             events = events[n:]
+
+    def end(self, ended: Iterable[DayEnd]) -> None:
+        """Note how the line stood at the end of these days; call it after `add`."""
+        for end in ended:
+            truth = self.days.get(end.day)
+            if truth is None:
+                continue
+            for i, row in enumerate(truth["stations"].values()):
+                change = int(end.arrived[i] - end.left[i] - end.scrapped[i])
+                row["arrived"], row["left"] = int(end.arrived[i]), int(end.left[i])
+                row["wip_begin"], row["wip_end"] = int(end.wip[i]) - change, int(end.wip[i])
 
     def _count(self, day: dt.date, events: Array) -> None:
         begin_ms = self.scenario.day_start(day) // TICKS_MS
@@ -110,10 +128,13 @@ class Ledger:
             row["last_seq"] = seq + c - 1
             row["events"] += c
 
-    def as_dict(self, *, seed: int, boot: int, until_ms: int) -> dict[str, Any]:
-        """The ledger as JSON types. Days are listed once they have an event; the last may be incomplete: `until_ms` says how far."""
+    def as_dict(self, *, seed: int, boot: int | None, until_ms: int, **more: Any) -> dict[str, Any]:
+        """The ledger as JSON types. Days are listed once they have an event; the last may be incomplete: `until_ms` says how far.
+
+        more   further facts of the whole run, such as its disturbances and faults
+        """
         line = self.scenario.line
         return {
-            "line": line.path, "seed": seed, "boot": boot, "until_ms": until_ms,
+            "line": line.path, "seed": seed, "boot": boot, "until_ms": until_ms, **more,
             "days": {day.isoformat(): truth for day, truth in sorted(self.days.items())},
         }  # fmt: skip

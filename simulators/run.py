@@ -24,7 +24,7 @@ from simulators.gateway import BrokerUrl, Gateway
 from simulators.journal import Fsync, Journal, JournalFull
 from simulators.ledger import Ledger, write_json
 from simulators.machine import Machine
-from simulators.scenario import TICKS, Scenario
+from simulators.scenario import TICKS, Scenario, origin_of
 from simulators.stream import Records, Slice, Stream
 
 HOUR: Final = 3600 * TICKS
@@ -44,6 +44,7 @@ class Options:
 
     scenario: Scenario
     start: dt.date | None
+    origin: dt.date | None
     days: int | None
     speed: float | None
     seed: int | None
@@ -64,6 +65,7 @@ class State:
     boot: int
     seed: int
     start: dt.date
+    origin: dt.date
     journaled_until: int
     fingerprint: str
 
@@ -71,9 +73,8 @@ class State:
     def read(cls, path: Path) -> State | None:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                int(raw["boot"]), int(raw["seed"]), dt.date.fromisoformat(raw["start"]), int(raw["journaled_until"]), str(raw["line"])
-            )
+            start, origin = (dt.date.fromisoformat(raw.get(key, raw["start"])) for key in ("start", "origin"))
+            return cls(int(raw["boot"]), int(raw["seed"]), start, origin, int(raw["journaled_until"]), str(raw["line"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as why:
@@ -81,8 +82,8 @@ class State:
 
     def write(self, path: Path) -> None:
         try:
-            stream = {"boot": self.boot, "seed": self.seed, "start": self.start.isoformat(), "line": self.fingerprint}
-            write_json(path, {**stream, "journaled_until": self.journaled_until})
+            stream = {"boot": self.boot, "seed": self.seed, "start": self.start.isoformat(), "origin": self.origin.isoformat()}
+            write_json(path, {**stream, "line": self.fingerprint, "journaled_until": self.journaled_until})
         except OSError as why:
             raise ConfigError(f"{path}: cannot be written ({why.strerror}): give --state a folder that can") from why
 
@@ -110,13 +111,14 @@ def choose(options: Options, found: State | None, last_boot: int = 0) -> State:
             seed == found.seed
             and options.boot in (None, found.boot)
             and options.start in (None, found.start)
+            and options.origin in (None, found.origin)
             and found.fingerprint == scenario.fingerprint
         )
         if same and not stale:
             return found
     start = options.start or yesterday(scenario)
     boot = options.boot or max(found.boot if found else 0, last_boot) + 1
-    return State(boot, seed, start, scenario.day_start(start), scenario.fingerprint)
+    return State(boot, seed, start, options.origin or origin_of(start), scenario.day_start(start), scenario.fingerprint)
 
 
 class Runner:
@@ -148,7 +150,7 @@ class Runner:
             Machine(topic, Journal(folder, self.state.boot, self.options.fsync))
             for topic, folder in zip(self.scenario.topics, self._folders, strict=True)
         ]
-        self.stream = Stream(self.scenario, self.state.seed, self.state.start, self.state.boot)
+        self.stream = Stream(self.scenario, self.state.seed, self.state.start, self.state.boot, origin=self.state.origin)
         begin = self.stream.until
         resume = self.state.journaled_until if self.end is None else min(self.state.journaled_until, self.end)
         while self.stream.until < resume:
@@ -163,6 +165,7 @@ class Runner:
     def _count(self, part: Slice) -> None:
         before = set(self.ledger.days)
         self.ledger.add(part.events)
+        self.ledger.end(part.ended)
         self.generated += len(part.events)
         self.good = sum(d["good"] for d in self.ledger.days.values())
         if before and set(self.ledger.days) != before:

@@ -100,6 +100,16 @@ def day_code(day: dt.date) -> bytes:
     return f"{day.year % 100:02d}{'ABCDEFGHIJKL'[day.month - 1]}{day.day:02d}".encode()
 
 
+def origin_of(start: dt.date) -> dt.date:
+    """Where a stream begins unless it is told: on the first of the month, so that days of a month are the same whatever else is made."""
+    return start.replace(day=1)
+
+
+def day_number(day: dt.date) -> int:
+    """Production days since 2000-01-01, which is 1: the boot of machines that restart daily."""
+    return (day - dt.date(1999, 12, 31)).days
+
+
 def flat(texts: list[bytes]) -> tuple[Array, Array]:
     """Texts one after another as bytes, and their n + 1 offsets."""
     import numpy as np

@@ -14,7 +14,7 @@ from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES
 from simulators import encode, flow, quality
 from simulators.disturbance import Disturbance
 from simulators.jit import Array
-from simulators.scenario import DWELL, TICKS, Scenario, day_code
+from simulators.scenario import DWELL, TICKS, Scenario, day_code, day_number
 from simulators.start import build, fill
 
 # Serials of another boot begin further up, so that a line begun afresh on the same day does not use a serial twice.
@@ -24,17 +24,32 @@ _DAYS_KEPT: Final = 64
 
 
 @dataclass(frozen=True)
+class DayEnd:
+    """The line at the end of a production day. arrived, left, scrapped: cells in that day, wip: cells inside at its end, int64 (S)."""
+
+    day: dt.date
+    arrived: Array
+    left: Array
+    scrapped: Array
+    wip: Array
+
+
+@dataclass(frozen=True)
 class Slice:
     """Consecutive events of a line.
 
     events       flow.EVENT (n), in order of time; all before `until` are in
     day_first    first unit of each production day, int64 (days); day_code: its code in serials, uint8 (days, 5)
+    boot         restart count of the machines
+    ended        how the line stood at the end of each production day that ended in this slice
     """
 
     events: Array
     until: int
     day_first: Array
     day_code: Array
+    boot: int
+    ended: tuple[DayEnd, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,29 +72,48 @@ class Records:
 
 
 class Stream:
-    """A line that begins production day `start` full, as if it had always run; `boot` is its machines' restart count.
+    """A line that begins production day `start` full, in its stride.
 
-    disturbances, ramp_up   what happens to it, see simulators.disturbance and scenario.ramp
+    A stream is a function of its scenario, seed and origin. It begins full on the production day `origin` and runs in silence up to
+    `start`; so a day is the same, byte for byte, whether it is made alone or among others of the same origin.
+
+    boot                    the machines' restart count: 1 or more, or None: they restart with each production day, whose number is
+                            their boot, and a day's events then are a whole
+    disturbances, ramp_up   what happens to the line, see simulators.disturbance and scenario.ramp
     """
 
     def __init__(
-        self, scenario: Scenario, seed: int, start: dt.date, boot: int = 1, disturbances: Sequence[Disturbance] = (), ramp_up: float = 0.0
+        self,
+        scenario: Scenario,
+        seed: int,
+        start: dt.date,
+        boot: int | None = 1,
+        *,
+        origin: dt.date | None = None,
+        disturbances: Sequence[Disturbance] = (),
+        ramp_up: float = 0.0,
     ) -> None:
         self.scenario = scenario
-        self.boot = boot
+        self._restarts_daily = boot is None
+        self._serial_offset = ((boot or 1) - 1) * SERIALS_A_BOOT
+        self.boot = boot or day_number(start)
         self.begin = scenario.day_start(start)
-        self.until = self.begin
         self._quality = quality.build(scenario, seed, disturbances)
         self._tables = encode.build(scenario, self._quality)
         self._bounds = encode.bounds(scenario, self._tables)
         self._room = max(s.cells_per_cycle for s in scenario.line.station)
         self._line = build(scenario, seed, self._quality.disturbances, ramp_up)
         self._scratch = np.zeros(max(_EVENTS_AT_ONCE, 2 * self._room), flow.EVENT)
-        self._warm(start)
+        self._warm(origin or start)
+        while self._day < start:
+            self._pass(scenario.day_start(self._day + dt.timedelta(days=1)))
+            self._next_day()
+        self.until = self.begin
+        self._line.machine["seq"] = 0
 
-    def _warm(self, start: dt.date) -> None:
+    def _warm(self, origin: dt.date) -> None:
         """Fill ovens and dwell stations, then run the day before in silence, so that buffers and machines are in their stride."""
-        day = start - dt.timedelta(days=1)
+        day = origin - dt.timedelta(days=1)
         now = self.scenario.day_start(day)
         units, rate = fill(self._line, self.scenario, now)
         # Cells put there were wound on the days before, at that rate.
@@ -92,36 +126,48 @@ class Stream:
         self._day = day
         if not self._days:
             self._days.append((0, day_code(day)))
-        for _ in self._run(self.begin):
+        self._counted = self.counts
+        self._pass(self.scenario.day_start(origin))
+        self._next_day()
+
+    def _pass(self, until: int) -> None:
+        while flow.advance(self._line, until, self._scratch, self._room):
             pass
-        self._line.machine["seq"] = 0
-        self._next_day(start)
 
     def _run(self, until: int) -> Iterator[Array]:
-        while True:
-            n = flow.advance(self._line, until, self._scratch, self._room)
-            if n == 0:
-                return
+        while n := flow.advance(self._line, until, self._scratch, self._room):
             yield self._scratch[:n].copy()
 
-    def _next_day(self, day: dt.date) -> None:
-        """Cells wound from now on carry this day."""
-        self._day = day
-        self._days.append((int(self._line.clock[flow.NEXT_UNIT]), day_code(day)))
+    def _next_day(self) -> DayEnd:
+        """End the production day: cells wound from now on carry the next one."""
+        counts, ended = self.counts, self._day
+        change = {name: counts[name] - self._counted[name] for name in ("arrived", "left", "scrapped")}
+        self._counted = counts
+        self._day += dt.timedelta(days=1)
+        self._days.append((int(self._line.clock[flow.NEXT_UNIT]), day_code(self._day)))
         del self._days[:-_DAYS_KEPT]
+        if self._restarts_daily:
+            self.boot = day_number(self._day)
+            self._line.machine["seq"] = 0
+        return DayEnd(ended, **change, wip=self.inside)
 
     def advance(self, until: int) -> Slice:
-        """All events before `until` (microseconds since 1970 UTC) that were not yet given."""
+        """All events before `until` (ticks since 1970 UTC) that were not yet given.
+
+        Machines that restart daily stop at the end of the production day: `Slice.until` says how far it came.
+        """
         parts: list[Array] = []
-        while self.until < until:
+        ended: list[DayEnd] = []
+        boot = self.boot
+        while self.until < until and not (ended and self._restarts_daily):
             tomorrow = self.scenario.day_start(self._day + dt.timedelta(days=1))
             self.until = min(until, tomorrow)
             parts += self._run(self.until)
             if self.until == tomorrow:
-                self._next_day(self._day + dt.timedelta(days=1))
+                ended.append(self._next_day())
         events = np.concatenate(parts) if parts else self._scratch[:0].copy()
         codes = np.array([list(code) for _, code in self._days], np.uint8)
-        return Slice(events, self.until, np.array([f for f, _ in self._days], np.int64), codes)
+        return Slice(events, self.until, np.array([f for f, _ in self._days], np.int64), codes, boot, tuple(ended))
 
     def compile(self) -> None:
         """Compile what the first slice would, before a clock runs."""
@@ -130,10 +176,9 @@ class Stream:
     def _write(self, part: Slice, order: Array, tables: encode.Tables, bounds: Array) -> tuple[Array, Array]:
         out = np.empty(int(bounds[part.events["station"]].sum()), np.uint8)
         ends = np.zeros(len(order) + 1, np.int64)
-        offset = (self.boot - 1) * SERIALS_A_BOOT
         days = part.day_first, part.day_code
         mantissas = quality.readings(self._quality, part.events)
-        size = encode.write(tables, part.events, mantissas, order, self.boot, *days, offset, out, ends[1:])
+        size = encode.write(tables, part.events, mantissas, order, part.boot, *days, self._serial_offset, out, ends[1:])
         return out[:size], ends
 
     def objects(self, part: Slice) -> list[Message]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,15 +201,22 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def generated(seeds: Path, folder: Path, days: int = 1, seed: int = 1) -> dict[tuple[str, int], Any]:
-    """What `linesim generate` writes, by topic and seq."""
+    """What `linesim generate` writes, by topic and seq: numbered through, as by machines that do not restart with each day."""
     out = folder / "all.ndjson"
     done = run("generate", "--line", "a-1", "--start", START, "--days", str(days), "--seed", str(seed), "--seeds", seeds, "--out", out)
     assert done.returncode == 0, done.stderr
-    found = {}
+    found: dict[tuple[str, int], Any] = {}
+    numbers: Counter[str] = Counter()
+    last: dict[str, tuple[int, int]] = {}
     for text in out.read_text(encoding="utf-8").splitlines():
         row = json.loads(text)
-        found[row["topic"], row["event"]["seq"]] = row["event"]
-    assert found
+        topic, event = row["topic"], row["event"]
+        boot, seq = last.get(topic, (0, 0))
+        assert (event["boot"] == boot and event["seq"] == seq + 1) or (event["boot"] > boot and event["seq"] == 1)
+        last[topic] = event["boot"], event["seq"]
+        numbers[topic] += 1
+        found[topic, numbers[topic]] = {**event, "boot": 1, "seq": numbers[topic]}
+    assert {boot for boot, _ in last.values()} == {(dt.date.fromisoformat(START) - dt.date(1999, 12, 31)).days + days - 1}
     return found
 
 

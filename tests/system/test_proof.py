@@ -20,7 +20,7 @@ from mes.contract import CellEvent
 from mes.seeds import load_plant
 from mes.store.connection import connect
 from mes.store.corrections import unscrap
-from simulators.scenario import load
+from simulators.scenario import load, origin_of
 from simulators.stream import Stream
 from tests.faults import PATIENCE_S, Broker, Plant
 from tests.pipeline import ROOT, Gateway, environment, rows, value
@@ -44,7 +44,7 @@ def topic(line: str, machine: str) -> str:
 def simulated(seeds: Path, line: str, start: dt.date) -> list[tuple[str, CellEvent]]:
     """The machines and events of two days of a line, as `linesim run` publishes them: same seed, same bytes."""
     scenario = load(seeds, line)
-    stream = Stream(scenario, SEED, start)
+    stream = Stream(scenario, SEED, start, origin=origin_of(start))
     part = stream.advance(scenario.day_start(start + dt.timedelta(days=2)))
     told = [json.loads(text) for text in stream.lines(part).splitlines()]
     return [("/".join(one["topic"].split("/")[6:8]), msgspec.convert(one["event"], CellEvent)) for one in told]

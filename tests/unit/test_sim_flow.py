@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import math
 from collections import Counter
@@ -345,3 +346,55 @@ def test_a_station_with_every_cell_missed_lets_none_through() -> None:
     assert set(tested["attempt"].tolist()) == {1, 2, 3, 4}
     assert (tested["result"][tested["attempt"] <= 3] == MISSED).all()
     assert (tested["result"][tested["attempt"] == 4] == SCRAP).all()
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_day_alone_is_the_day_among_others(name: str) -> None:
+    scenario = load(SEEDS, name)
+    first = dt.date(2026, 11, 2)
+    third = first + dt.timedelta(days=2)
+
+    def day(stream: Stream, date: dt.date) -> list[Slice]:
+        begin, end = scenario.day_start(date), scenario.day_start(date + dt.timedelta(days=1))
+        while stream.until < begin:
+            stream.advance(begin)
+        return [stream.advance(end)]
+
+    among, alone = (Stream(scenario, 1, start, None, origin=first) for start in (first, third))
+    one, other = day(among, third), day(alone, third)
+    assert [p.until for p in one] == [p.until for p in other] == [scenario.day_start(third + dt.timedelta(days=1))]
+    assert among.lines(replace(one[0], events=one[0].events[::50])) == alone.lines(replace(other[0], events=other[0].events[::50]))
+    assert one[0].events.tobytes() == other[0].events.tobytes()
+    for machine in range(len(scenario.machine_codes)):
+        seq = one[0].events["seq"][one[0].events["machine"] == machine]
+        assert (seq == np.arange(1, len(seq) + 1)).all()
+    assert one[0].boot == (third - dt.date(1999, 12, 31)).days
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_ten_days_have_the_yields_of_the_tables(name: str) -> None:
+    """First-pass yield of every station, the yield of the line and its output, within what chance allows."""
+    scenario = load(SEEDS, name)
+    route, target, output_yield = {"26650-1": ("26650_tabbed", 100_000, 0.987), "32140-1": ("32140_tabless", 50_000, 0.967)}[
+        scenario.line.code
+    ]
+    with (Path(__file__).parents[1] / "oracles" / "stations.csv").open(encoding="utf-8", newline="") as file:
+        table = {row["station"].lower(): float(row["fpy"]) for row in csv.DictReader(file) if row["route"] == route}
+    stream, ledger = Stream(scenario, 2, DAY), Ledger(scenario)
+    for d in range(1, 11):
+        part = stream.advance(stream.begin + d * 24 * HOUR)
+        ledger.add(part.events)
+        ledger.end(part.ended)
+    days = list(ledger.days.values())
+    assert len(days) == 10
+    for code, expected in table.items():
+        inspected, passed = (sum(d["stations"][code][key] for d in days) for key in ("inspected", "first_pass_good"))
+        sigma = (expected * (1 - expected) / inspected) ** 0.5
+        assert passed / inspected == pytest.approx(expected, abs=4.5 * sigma + 1.5e-5), code  # the table has five digits
+    good, scrap = (sum(d[key] for d in days) for key in ("good", "scrap"))
+    assert good / (good + scrap) == pytest.approx(output_yield, abs=0.0015)
+    assert target <= good / 10 <= 1.05 * target
+    for before, after in pairwise(days):
+        for code, row in after["stations"].items():
+            assert row["wip_begin"] == before["stations"][code]["wip_end"]
+            assert row["wip_end"] == row["wip_begin"] + row["arrived"] - row["left"] - row["scrap"]
