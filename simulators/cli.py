@@ -64,6 +64,13 @@ _origin = _option(
     show_default="first of the month of --start",
     help="Production day on which the line begins, in silence up to --start: days of one origin and seed are the same however made.",
 )
+_ramp_up = _option(
+    "--ramp-up",
+    env="MES_RAMP_UP",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="0 is a mature line; at 0.5 its machines fail and its defects come 3 times as often, at 1 5 times.",
+)
 _ledger = _option("--ledger", env="MES_LEDGER", type=_FILE, help="File for the truth: counts of what was generated.")
 
 
@@ -112,6 +119,7 @@ def list_lines(seeds: Path | None) -> None:
 @_option("--speed", env="MES_SPEED", type=_Speed(), default="60", help="Simulated seconds a second, or max.")
 @_option("--seed", env="MES_SEED", type=int, show_default="that of the state, else 1", help="The same seed gives the same bytes.")
 @_origin
+@_ramp_up
 @_option("--boot", env="MES_BOOT", type=click.IntRange(1, 2**31 - 1), show_default="as the state says, else 1", help="Restart count.")
 @_seeds
 @_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt(s)://[user:password@]host[:port].")
@@ -148,6 +156,7 @@ def run(**given: Any) -> None:
             scenario=_scenario(given["seeds"], given["line"]),
             start=start.date() if start else None,
             origin=origin.date() if origin else None,
+            ramp_up=given["ramp_up"],
             days=days if days or given["catch_up"] else 1,
             speed=given["speed"],
             seed=given["seed"],
@@ -216,6 +225,7 @@ def compile_kernels(seeds: Path | None) -> None:
 @_option("--days", env="MES_DAYS", type=_DAYS, default=1, help="Production days to generate.")
 @_option("--seed", env="MES_SEED", type=int, default=1, help="The same seed gives the same bytes.")
 @_origin
+@_ramp_up
 @_seeds
 @_option("--out", env="MES_OUT", type=_FILE, required=True, help="File to write, F.ndjson.")
 @_ledger
@@ -225,6 +235,7 @@ def generate(
     days: int,
     seed: int,
     origin: dt.datetime | None,
+    ramp_up: float,
     seeds: Path | None,
     out: Path,
     ledger: Path | None,
@@ -233,7 +244,7 @@ def generate(
     scenario = _scenario(seeds, line)
     from simulators.files import generate as write
 
-    write(scenario, start.date() if start else None, days, seed, out, ledger, origin.date() if origin else None)
+    write(scenario, start.date() if start else None, days, seed, out, ledger, origin.date() if origin else None, ramp_up)
 
 
 def main() -> None:

@@ -17,7 +17,14 @@ from simulators.stream import Stream
 
 
 def generate(
-    scenario: Scenario, start: dt.date | None, days: int, seed: int, out: Path, ledger: Path | None, origin: dt.date | None = None
+    scenario: Scenario,
+    start: dt.date | None,
+    days: int,
+    seed: int,
+    out: Path,
+    ledger: Path | None,
+    origin: dt.date | None = None,
+    ramp_up: float = 0.0,
 ) -> None:
     """Write `days` production days as NDJSON; the file appears when it is whole. The machines restart with each of them."""
     if out.suffix != ".ndjson":
@@ -27,7 +34,7 @@ def generate(
     truth = Ledger(scenario)
     try:
         with part.open("wb") as file, Progress(transient=True) as bar:
-            stream = Stream(scenario, seed, first, None, origin=origin or origin_of(first))
+            stream = Stream(scenario, seed, first, None, origin=origin or origin_of(first), ramp_up=ramp_up)
             end = scenario.day_start(first + dt.timedelta(days=days))
             task = bar.add_task(scenario.line.path, total=end - stream.begin)
             while stream.until < end:
@@ -43,4 +50,6 @@ def generate(
         with suppress(FileNotFoundError):
             part.unlink()
     if ledger is not None:
-        write_json(ledger, truth.as_dict(seed=seed, boot=None, until_ms=stream.until // 1000))
+        write_json(
+            ledger, truth.as_dict(seed=seed, boot=None, until_ms=stream.until // 1000, origin=stream.origin.isoformat(), ramp_up=ramp_up)
+        )

@@ -17,7 +17,7 @@ import numpy as np
 
 from simulators.draws import REPAIR, SERVICE, TIME_TO_FAILURE, exponential, triangle
 from simulators.jit import Array, fixed, kernel, part
-from simulators.scenario import BATCH, DWELL
+from simulators.scenario import BATCH, DISCRETE, DWELL
 from simulators.verdict import MISSED, PASS, SCRAP, Verdict, judge
 
 NEVER: Final = np.iinfo(np.int64).max
@@ -61,7 +61,8 @@ class Line(NamedTuple):
     """The state of a line.
 
     station (S), machine (M) and ring (S, 5) as declared above; cell: the cells of all rings and machines;
-    next_at (S): the earliest completion of each station; verdict: causes of misses; clock: see NEXT_UNIT.
+    next_at (S): the earliest completion of each station; verdict: causes of misses; stop (n, 2): planned stops, ticks [from, to)
+    in order, in which no cycle of a discrete station begins; clock: see NEXT_UNIT.
     """
 
     station: Array
@@ -70,6 +71,7 @@ class Line(NamedTuple):
     cell: Array
     next_at: Array
     verdict: Verdict
+    stop: Array
     clock: Array
 
 
@@ -144,15 +146,29 @@ def _take(line: Any, s: int) -> tuple[int, int]:
 
 
 @part
+def _resume(line: Any, now: int) -> int:
+    """When work may begin: now, or at the end of the planned stop that this is in."""
+    for i in range(len(line.stop)):
+        if now < line.stop[i, 0]:
+            break
+        if now < line.stop[i, 1]:
+            return line.stop[i, 1]  # type: ignore[no-any-return]
+    return now
+
+
+@part
 def _begin(line: Any, s: int, m: int, now: int) -> None:
-    """Start machine `m` with its load; breakdowns come after busy time and delay the end, not the cycle."""
+    """Start machine `m` with its load; in a planned stop it waits, breakdowns come after busy time and delay the end, not the cycle.
+
+    A cycle that has begun is finished. Ovens and dwell stations go on through a stop with what is in them or comes to them.
+    """
     station = line.station[s]
     machine = line.machine[m]
     first = line.cell[machine.cells]
     factor = 1.0 + station.spread * 2.449489742783178 * triangle(station.key, first.unit, first.attempt, SERVICE)
     work = max(1, int(station.cycle * factor + 0.5))
     machine.cycle = work
-    end = now + work
+    end = (_resume(line, now) if station.kind == DISCRETE else now) + work
     while machine.healthy < work:
         work -= machine.healthy
         place = m - station.first

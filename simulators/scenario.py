@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mes import plant
+from mes import calendar, plant
+from mes.calendar import Calendar
 from mes.contract import machine_topic
 from mes.errors import ConfigError
 from mes.seeds import load_plant
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TICKS: Final = 1_000_000  # a second, in the simulation's time unit: integers, so that no slice can round differently
 TICKS_MS: Final = 1_000
+_LONGEST_STOP_DAYS: Final = 366
 
 # Spread of service times (coefficient of variation) by kind; a dwell is a programme and takes what it takes.
 SPREAD: Final = {"discrete": 0.02, "batch": 0.005, "dwell": 0.0}
@@ -33,7 +35,7 @@ class Scenario:
     """A line with its site, and what identifies its machines.
 
     machine_codes    (station, machine) of every machine, in route order: the index is the event's `machine`
-    fingerprint      changes whenever the line's data do, and with it the stream of a seed
+    fingerprint      changes whenever the line's or the site's data do, and with it the stream of a seed
     """
 
     line: plant.Line
@@ -48,9 +50,31 @@ class Scenario:
         at = self.line
         return [machine_topic(at.site, at.area, at.code, station, machine, "cell") for station, machine in self.machine_codes]
 
+    @cached_property
+    def _calendar(self) -> Calendar:
+        return calendar.of_site(self.site, self.line.path)
+
+    def stops(self, day: dt.date) -> Array:
+        """When nothing is planned in this production day, int64 (n, 2), ticks [from, to) in order; the last ends where work goes on."""
+        import numpy as np
+
+        begin, tomorrow = self._calendar.bounds(day)
+        later = (span for n in range(_LONGEST_STOP_DAYS) for span in self._calendar.scheduled(day + dt.timedelta(days=n)))
+        found = []
+        for start, end in later:
+            if begin < min(start, tomorrow):
+                found.append((begin, start))
+            begin = max(begin, end)
+            if begin >= tomorrow:
+                break
+        else:
+            if begin < tomorrow:
+                found.append((begin, tomorrow + dt.timedelta(days=_LONGEST_STOP_DAYS)))
+        return np.array([[int(at.timestamp()) * TICKS for at in span] for span in found], np.int64).reshape(-1, 2)
+
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(msgspec.json.encode(self.line)).hexdigest()[:16]
+        return hashlib.sha256(msgspec.json.encode((self.line, self.site))).hexdigest()[:16]
 
     def day_start(self, day: dt.date) -> int:
         """The instant, in microseconds since 1970 UTC, at which this production day begins."""

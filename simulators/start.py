@@ -50,7 +50,14 @@ def build(scenario: Scenario, seed: int, disturbances: Disturbances, ramp_up: fl
         first += s.machines
     never = np.full(len(stations), NEVER)
     line = Line(
-        station, machine, ring, np.zeros(cells + 1, CELL), never, verdict.build(scenario, disturbances, ramp_up), np.zeros(3, np.int64)
+        station,
+        machine,
+        ring,
+        np.zeros(cells + 1, CELL),
+        never,
+        verdict.build(scenario, disturbances, ramp_up),
+        np.zeros((0, 2), np.int64),
+        np.zeros(3, np.int64),
     )
     for n, s in enumerate(stations):
         if s.kind == "dwell":

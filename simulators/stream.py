@@ -104,7 +104,8 @@ class Stream:
         self._room = max(s.cells_per_cycle for s in scenario.line.station)
         self._line = build(scenario, seed, self._quality.disturbances, ramp_up)
         self._scratch = np.zeros(max(_EVENTS_AT_ONCE, 2 * self._room), flow.EVENT)
-        self._warm(origin or start)
+        self.origin = origin or start
+        self._warm(self.origin)
         while self._day < start:
             self._pass(scenario.day_start(self._day + dt.timedelta(days=1)))
             self._next_day()
@@ -123,7 +124,7 @@ class Stream:
             first = -int((now - self.scenario.day_start(past)) / TICKS * rate)
             self._days.insert(0, (first, day_code(past)))
             past -= dt.timedelta(days=1)
-        self._day = day
+        self._enter(day)
         if not self._days:
             self._days.append((0, day_code(day)))
         self._counted = self.counts
@@ -138,12 +139,16 @@ class Stream:
         while n := flow.advance(self._line, until, self._scratch, self._room):
             yield self._scratch[:n].copy()
 
+    def _enter(self, day: dt.date) -> None:
+        self._day = day
+        self._line = self._line._replace(stop=self.scenario.stops(day))
+
     def _next_day(self) -> DayEnd:
         """End the production day: cells wound from now on carry the next one."""
         counts, ended = self.counts, self._day
         change = {name: counts[name] - self._counted[name] for name in ("arrived", "left", "scrapped")}
         self._counted = counts
-        self._day += dt.timedelta(days=1)
+        self._enter(self._day + dt.timedelta(days=1))
         self._days.append((int(self._line.clock[flow.NEXT_UNIT]), day_code(self._day)))
         del self._days[:-_DAYS_KEPT]
         if self._restarts_daily:

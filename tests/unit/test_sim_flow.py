@@ -398,3 +398,60 @@ def test_ten_days_have_the_yields_of_the_tables(name: str) -> None:
         for code, row in after["stations"].items():
             assert row["wip_begin"] == before["stations"][code]["wip_end"]
             assert row["wip_end"] == row["wip_begin"] + row["arrived"] - row["left"] - row["scrap"]
+
+
+def planned(scenario: Scenario) -> Scenario:
+    """Breaks at 12:00 and across midnight, a holiday after the first day, a stop of the line that ends in the third day."""
+    day = plant.Shift(name="day", start=dt.time(8), end=dt.time(20), breaks=[plant.Break(start=dt.time(12), end=dt.time(12, 30))])
+    night = plant.Shift(name="night", start=dt.time(20), end=dt.time(8), breaks=[plant.Break(start=dt.time(23, 50), end=dt.time(0, 20))])
+    stop = plant.PlannedStop(
+        from_=dt.datetime.fromisoformat("2026-11-22T06:00"), to=dt.datetime.fromisoformat("2026-11-22T10:00"), reason="cleaning"
+    )
+    holiday = plant.Holiday(day=DAY + dt.timedelta(days=1), name="founders' day")
+    site = msgspec.structs.replace(scenario.site, shift=[day, night], planned_stop=[stop], holiday=[holiday])
+    return replace(scenario, site=site)
+
+
+def test_no_cycle_begins_in_a_planned_stop_and_chambers_go_on() -> None:
+    scenario = planned(load(SEEDS, LINES[0]))
+    stream = Stream(scenario, 1, DAY)
+    at = lambda hours: (hours * 60 - 8 * 60) * HOUR // 60  # noqa: E731  hours of the clock since midnight of the first day
+    # The holiday runs from its day's start, 8:00, to the next; the stop joins it and goes on until 10:00.
+    stops = [(at(12), at(12.5)), (at(23 + 5 / 6), at(24 + 1 / 3)), (at(24 + 8), at(48 + 10)), (at(48 + 12), at(48 + 12.5))]
+    events = np.concatenate([stream.advance(stream.begin + h * HOUR).events for h in (20, 40, 60)])
+    discrete = np.array([s.kind == "discrete" for s in scenario.line.station])[events["station"]]
+    # A cycle with a breakdown ends later than it began plus its cycle: so this is the latest instant at which it can have begun.
+    begun = events["t"] - events["cycle"] - stream.begin
+    longest = max(s.cycle_s for s in scenario.line.station if s.kind == "discrete") * 1.1 * TICKS
+    for first, last in stops:
+        ended = discrete & (events["t"] - stream.begin >= first + longest) & (events["t"] - stream.begin < last)
+        broken = ended.sum()
+        assert broken <= 12  # cycles that a breakdown caught before the stop
+        if last < 60 * HOUR:
+            assert (discrete & (begun >= last) & (begun < last + HOUR // 60)).sum() > 100
+    long = ~discrete & (events["t"] - stream.begin >= at(36)) & (events["t"] - stream.begin < at(50))
+    assert long.sum() > 1_000  # ovens and ageing chambers finish what is in them
+    assert (np.diff(events["t"]) >= 0).all()
+
+
+def test_stops_are_what_the_calendar_does_not_plan() -> None:
+    scenario = planned(load(SEEDS, LINES[0]))
+    clock = lambda instant: dt.datetime.fromtimestamp(instant / TICKS, scenario.site.tz).strftime("%d %H:%M")  # noqa: E731
+
+    def stops(day: int) -> list[tuple[str, str]]:
+        return [(clock(a), clock(b)) for a, b in scenario.stops(dt.date(2026, 11, day)).tolist()]
+
+    assert stops(19) == [("19 12:00", "19 12:30"), ("19 23:50", "20 00:20")]
+    assert stops(20) == [("20 12:00", "20 12:30"), ("20 23:50", "21 00:20")]
+    assert stops(21) == [("21 08:00", "22 10:00")]
+    assert stops(22) == [("22 08:00", "22 10:00"), ("22 12:00", "22 12:30"), ("22 23:50", "23 00:20")]
+    assert load(SEEDS, LINES[0]).stops(DAY).shape == (0, 2)
+
+
+def test_a_stop_that_never_ends_is_long() -> None:
+    scenario = load(SEEDS, LINES[0])
+    holidays = [plant.Holiday(day=DAY + dt.timedelta(days=n), name="closed") for n in range(400)]
+    closed = replace(scenario, site=msgspec.structs.replace(scenario.site, holiday=holidays))
+    [[begin, end]] = closed.stops(DAY).tolist()
+    assert begin == closed.day_start(DAY)
+    assert end > closed.day_start(DAY + dt.timedelta(days=366))
