@@ -3,67 +3,116 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from simulators import verdict
+from simulators.breakdown import HEALTHY_FOR_EVER
 from simulators.disturbance import Disturbances
 from simulators.draws import TIME_TO_FAILURE, exponential, key_of
-from simulators.flow import AWAKE, CELL, FREE, INSIDE, MACHINE, NEVER, NOW, RING, STATION, Line
+from simulators.flow import AWAKE, CELL, EXECUTE, FREE, INSIDE, MACHINE, NEVER, NOW, RING, STATES, STATION, Line
 from simulators.scenario import DWELL, KINDS, SPREAD, TICKS, Scenario, capacity, ramp
+from simulators.service import SERVICES
+from simulators.verdict import Verdict
 
 # A line whose narrowest station lies far down backs up: what stands before it runs this much ahead.
 _AHEAD: Final = 1.02
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A station as the flow needs it; times are ticks.
+
+    buffer        slots in front, of the first station without meaning
+    service       one of simulators.service.SERVICES with its parameters a and b; cycle: ticks of a dwell, or of a slot
+    by_clock      breakdowns by the clock, not by busy time; mtbf 0: none
+    """
+
+    key: int
+    machines: int
+    buffer: int
+    service: str
+    a: float
+    b: float = 0.0
+    cycle: int = 0
+    kind: str = "discrete"
+    size: int = 1
+    positions: int = 1
+    by_clock: bool = False
+    mtbf: float = 0.0
+    mttr: float = 0.0
+    rework_max: int = 0
+    share: float = 0.0
+    success: float = 0.0
+    blocking: int = 0
+
+
 def build(scenario: Scenario, seed: int, disturbances: Disturbances, ramp_up: float = 0.0) -> Line:
-    """An empty line at rest. Times are ticks (microseconds), so `SPREAD`, minutes and ppm are converted here."""
-    stations = scenario.line.station
-    station = np.zeros(len(stations), STATION)
-    machine = np.zeros(sum(s.machines for s in stations), MACHINE)
-    ring = np.zeros((len(stations), 5), RING)
+    """An empty line of a plant at rest. A tick is a microsecond, so `SPREAD` and minutes are converted here."""
+    layouts = []
+    for before, s in zip((None, *scenario.line.station), scenario.line.station, strict=False):
+        rework = {"rework_max": s.rework.max, "share": s.rework.share, "success": s.rework.success} if s.rework else {}
+        layouts.append(
+            Layout(
+                key_of(seed, s.code),
+                s.machines,
+                before.buffer_after if before else 0,
+                "triangular",
+                float(round(s.cycle_s * TICKS)),
+                SPREAD[s.kind],
+                round(s.cycle_s * TICKS),
+                s.kind,
+                s.cells_per_cycle,
+                s.positions,
+                mtbf=s.mtbf_min * 60 * TICKS / ramp(ramp_up),
+                mttr=s.mttr_min * 60 * TICKS,
+                **rework,  # type: ignore[arg-type]
+            )
+        )
+    return assemble(layouts, verdict.build(scenario, disturbances, ramp_up))
+
+
+def assemble(layouts: Sequence[Layout], causes: Verdict) -> Line:
+    """An empty line at rest, at instant 0."""
+    station = np.zeros(len(layouts), STATION)
+    machine = np.zeros(sum(s.machines for s in layouts), MACHINE)
+    ring = np.zeros((len(layouts), 5), RING)
     first = cells = 0
-    for n, s in enumerate(stations):
+    for n, s in enumerate(layouts):
         at = station[n]
-        at["kind"], at["size"], at["cycle"] = KINDS.index(s.kind), s.cells_per_cycle, round(s.cycle_s * TICKS)
-        at["first"], at["machines"], at["positions"], at["idle"] = first, s.machines, s.positions, s.machines
-        at["key"], at["spread"] = key_of(seed, s.code), SPREAD[s.kind]
-        at["mtbf"], at["mttr"] = s.mtbf_min * 60 * TICKS / ramp(ramp_up), s.mttr_min * 60 * TICKS
-        if s.rework is not None:
-            at["rework_max"], at["share"], at["success"] = s.rework.max, s.rework.share, s.rework.success
-        inside = s.machines * (s.positions if s.kind == "dwell" else s.cells_per_cycle)
+        for name in ("size", "cycle", "machines", "positions", "rework_max", "blocking", "by_clock", "key", "a", "b", "share", "success"):
+            at[name] = getattr(s, name)
+        at["kind"], at["service"] = KINDS.index(s.kind), SERVICES.index(s.service)
+        at["first"], at["idle"], at["mtbf"], at["mttr"] = first, s.machines, s.mtbf, s.mttr
+        inside = s.machines * (s.positions if s.kind == "dwell" else s.size)
         dwell = inside if s.kind == "dwell" else 0
         # Retries at most fill all machines, plus one machine's load on its way.
-        gathering = s.cells_per_cycle if s.kind == "batch" else 0
-        rooms = (stations[n - 1].buffer_after + gathering if n else 0, 0 if dwell else inside + s.cells_per_cycle, inside, dwell, dwell)
+        gathering = s.size if s.kind == "batch" else 0
+        rooms = (s.buffer + gathering if n else 0, 0 if dwell else inside + s.size, inside, dwell, dwell)
         for which, room in enumerate(rooms):
             ring[n, which]["first"], ring[n, which]["room"] = cells, room
             cells += room
         for place in range(s.machines):
             m = machine[first + place]
-            m["end"] = NEVER
+            m["end"], m["healthy"] = NEVER, HEALTHY_FOR_EVER
             if not dwell:
                 m["cells"] = cells
-                cells += s.cells_per_cycle
-                m["healthy"] = 1 + int(exponential(at["key"], 0, place, TIME_TO_FAILURE, at["mtbf"]))
+                cells += s.size
+                if s.mtbf:
+                    m["healthy"] = 1 + int(exponential(at["key"], 0, place, TIME_TO_FAILURE, s.mtbf))
         first += s.machines
-    never = np.full(len(stations), NEVER)
-    line = Line(
-        station,
-        machine,
-        ring,
-        np.zeros(cells + 1, CELL),
-        never,
-        verdict.build(scenario, disturbances, ramp_up),
-        np.zeros((0, 2), np.int64),
-        np.zeros(3, np.int64),
-    )
-    for n, s in enumerate(stations):
+    never, clock = np.full(len(layouts), NEVER), np.zeros(3, np.int64)
+    stops, spent = np.zeros((0, 2), np.int64), np.zeros((len(machine), len(STATES)), np.int64)
+    line = Line(station, machine, ring, np.zeros(cells + 1, CELL), never, causes, stops, clock, spent)
+    for n, s in enumerate(layouts):
         if s.kind == "dwell":
             free = ring[n, FREE]
             line.cell["place"][free["first"] : free["first"] + free["room"]] = np.arange(free["room"])
             free["count"] = free["room"]
+    line.clock[AWAKE] = len(layouts)
     return line
 
 
@@ -86,6 +135,7 @@ def fill(line: Line, scenario: Scenario, now: int) -> tuple[int, float]:
     total = -unit
     for n, cells in reversed(plan):
         station = line.station[n]
+        here = slice(station["first"], station["first"] + station["machines"])
         if station["kind"] == DWELL:
             inside_ring, free = line.ring[n, INSIDE], line.ring[n, FREE]
             block = line.cell[inside_ring["first"] : inside_ring["first"] + cells]
@@ -95,6 +145,8 @@ def fill(line: Line, scenario: Scenario, now: int) -> tuple[int, float]:
             inside_ring["count"] = cells
             free["head"] = cells % max(1, free["room"])
             free["count"] = free["room"] - cells
+            line.machine["load"][here] = np.bincount(block["place"] // station["positions"], minlength=station["machines"])
+            line.spent[here, EXECUTE] -= line.machine["load"][here] * now
             line.next_at[n] = block["at"][0] if cells else NEVER
         else:
             busy = cells // int(station["size"])
@@ -104,10 +156,12 @@ def fill(line: Line, scenario: Scenario, now: int) -> tuple[int, float]:
                 block["unit"] = np.arange(unit, unit + station["size"]) + place * station["size"]
                 block["attempt"] = 1
                 m["load"], m["cycle"] = station["size"], station["cycle"]
+                m["state"] = EXECUTE
                 m["end"] = now + 1 + place * int(station["cycle"]) // busy
             station["idle"], station["turn"] = station["machines"] - busy, busy % int(station["machines"])
-            line.next_at[n] = line.machine["end"][station["first"] : station["first"] + station["machines"]].min()
+            line.next_at[n] = line.machine["end"][here].min()
         station["arrived"] = cells
         unit += cells
-    line.clock[NOW], line.clock[AWAKE] = now, len(line.station)
+    line.machine["since"] = now
+    line.clock[NOW] = now
     return total, rate
