@@ -57,18 +57,18 @@ def load_plant(folder: Path) -> Plant:
     lines: dict[str, Line] = {}
     site_files: dict[str, Path] = {}
     for path in _toml(folder / "sites"):
-        site = _read(path, _SiteFile).site
+        site = read(path, _SiteFile).site
         _check_site(path, site)
         _once(path, "site.code", _code(path, "site.code", site.code), sites)
         sites[site.code] = site
         site_files[site.code] = path
     products_file = folder / "products.toml"
     products: dict[str, Product] = {}
-    for product in _read(products_file, _ProductsFile).product:
+    for product in read(products_file, _ProductsFile).product:
         _once(products_file, "product.code", _code(products_file, "product.code", product.code), products)
         products[product.code] = product
     for path in _toml(folder / "lines"):
-        file = _read(path, _LineFile)
+        file = read(path, _LineFile)
         if file.line.station:
             raise ConfigError(f"{path}: line.station: write the route as [[station]] tables beside [line]")
         line = msgspec.structs.replace(file.line, station=file.station)
@@ -80,7 +80,7 @@ def load_plant(folder: Path) -> Plant:
     for code, path in site_files.items():
         _check_stops(path, sites[code], [line.path for line in lines.values() if line.site == code])
     targets_file = folder / "targets.toml"
-    plans = _read(targets_file, _TargetsFile)
+    plans = read(targets_file, _TargetsFile)
     _check_targets(targets_file, plans, sites, lines)
     return Plant(sites, products, lines, plans.target, plans.site_capacity)
 
@@ -92,7 +92,8 @@ def _toml(folder: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path, into: type[_F]) -> _F:
+def read(path: Path, into: type[_F]) -> _F:
+    """One TOML file as a struct; ConfigError names file, key, value and what would be allowed."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as why:
@@ -137,14 +138,19 @@ def _value_at(tables: Any, key: str) -> str:
 
 def _allowed_at(into: type[Seed], key: str) -> str:
     """What may stand where the path leads to, the keys of a table or the values of a choice, as ": use ..."."""
-    here: Any = msgspec.inspect.type_info(into)
+    inspect = msgspec.inspect
+    here: list[Any] = [inspect.type_info(into)]
     for step in filter(None, re.split(r"[.\[\]]+", key)):
-        here = here.item_type if isinstance(here, msgspec.inspect.ListType) else next(f.type for f in here.fields if f.encode_name == step)
-        if isinstance(here, msgspec.inspect.UnionType):
-            here = next(t for t in here.types if not isinstance(t, msgspec.inspect.NoneType))
-    if isinstance(here, msgspec.inspect.StructType):
-        return f": use {', '.join(f.encode_name for f in here.fields)}"
-    return f": use one of {', '.join(map(str, here.values))}" if isinstance(here, msgspec.inspect.LiteralType) else ""
+        if any(isinstance(t, inspect.StructType) and t.tag_field == step for t in here):
+            return f": use one of {', '.join(str(t.tag) for t in here if isinstance(t, inspect.StructType))}"
+        inner = [t.item_type for t in here if isinstance(t, inspect.ListType)]
+        here = inner or [f.type for t in here if isinstance(t, inspect.StructType) for f in t.fields if f.encode_name == step]
+        here = [t for one in here for t in (one.types if isinstance(one, inspect.UnionType) else [one])]
+    tables = [t for t in here if isinstance(t, inspect.StructType)]
+    if len(tables) == 1:
+        return f": use {', '.join(f.encode_name for f in tables[0].fields)}"
+    values = [v for t in here if isinstance(t, inspect.LiteralType) for v in t.values]
+    return f": use one of {', '.join(map(str, values))}" if values else ""
 
 
 def _once(path: Path, key: str, value: str, seen: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mes.errors import MesError
+from simulators.cli_throughput import throughput
 
 if TYPE_CHECKING:
     from simulators.run import Options
@@ -245,6 +246,9 @@ def generate(
     from simulators.files import generate as write
 
     write(scenario, start.date() if start else None, days, seed, out, ledger, origin.date() if origin else None, ramp_up)
+
+
+cli.add_command(throughput)
 
 
 def main() -> None:

@@ -9,18 +9,19 @@ station measures over all its cells keeps its distribution, and a reading beyond
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from simulators import disturbance
+from simulators.disturbance import DISTURBANCE, Disturbances
 from simulators.draws import MISS, REWORK, uniform
 from simulators.jit import fixed, part
 from simulators.scenario import ramp
 
 if TYPE_CHECKING:
     from mes.plant import Characteristic
-    from simulators.disturbance import Disturbances
     from simulators.jit import Array
     from simulators.scenario import Scenario
 
@@ -92,6 +93,15 @@ def build(scenario: Scenario, disturbances: Disturbances, ramp_up: float = 0.0) 
         first.append(len(causes))
     table = np.array([*causes, (0.0, 0, -1, -1, 0, 0.0)], CAUSE)
     return Verdict(np.array(first, np.int64), table, np.array(miss), np.array(disturbed, np.int64), disturbances)
+
+
+def plain(misses: Sequence[float]) -> Verdict:
+    """Stations with one cause of a miss each, of this chance."""
+    n = len(misses)
+    table = np.zeros(n + 1, CAUSE)
+    table["chance"][:n], table["row"], table["index"] = misses, -1, NO_CAUSE
+    none = Disturbances(np.zeros(1, np.int64), np.zeros(1, DISTURBANCE))
+    return Verdict(np.arange(n + 1), table, np.array(misses, np.float64), np.zeros(n, np.int64), none)
 
 
 @part
