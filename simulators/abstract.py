@@ -30,7 +30,6 @@ from simulators.start import Layout, assemble
 INFINITE: Final = "infinite"
 _BLOCKING: Final = ("after", "repeat", "lose")
 _LEAST_TICKS: Final = 6  # decimal digits of the smallest time, so that no distribution is coarse
-_MOST_PARTS: Final = 50_000_000
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 
 

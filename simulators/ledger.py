@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simulators.flow import STATES
 from simulators.jit import Array
-from simulators.scenario import TICKS_MS, Scenario
+from simulators.scenario import TICKS, TICKS_MS, Scenario
 from simulators.verdict import PASS, SCRAP
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class Ledger:
     hourly_good        good by full hours since the day began
     machines           first and last seq and events of each machine that reported
 
-    Of a day that has ended also, by station: `arrived`, `left`, `wip_begin` and `wip_end`, so that
-    wip_end = wip_begin + arrived - left - scrap.
+    Of a day that has ended also
+    stations           `arrived`, `left`, `wip_begin` and `wip_end`: wip_end = wip_begin + arrived - left - scrap
+    states             seconds of each machine in each state, which add up to the day; of a dwell station's, position seconds
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -76,6 +78,10 @@ class Ledger:
                 change = int(end.arrived[i] - end.left[i] - end.scrapped[i])
                 row["arrived"], row["left"] = int(end.arrived[i]), int(end.left[i])
                 row["wip_begin"], row["wip_end"] = int(end.wip[i]) - change, int(end.wip[i])
+            truth["states"] = {
+                "/".join(codes): {state: ticks / TICKS for state, ticks in zip(STATES, spent, strict=True) if ticks}
+                for codes, spent in zip(self.scenario.machine_codes, end.spent.tolist(), strict=True)
+            }
 
     def _count(self, day: dt.date, events: Array) -> None:
         begin_ms = self.scenario.day_start(day) // TICKS_MS

@@ -25,13 +25,18 @@ _DAYS_KEPT: Final = 64
 
 @dataclass(frozen=True)
 class DayEnd:
-    """The line at the end of a production day. arrived, left, scrapped: cells in that day, wip: cells inside at its end, int64 (S)."""
+    """The line at the end of a production day.
+
+    arrived, left, scrapped   cells in that day; wip: cells inside at its end, int64 (S)
+    spent                     ticks of each machine in each of flow.STATES in that day, int64 (M, 5); position ticks at dwell stations
+    """
 
     day: dt.date
     arrived: Array
     left: Array
     scrapped: Array
     wip: Array
+    spent: Array
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class Stream:
         self._enter(day)
         if not self._days:
             self._days.append((0, day_code(day)))
-        self._counted = self.counts
+        self._counted, self._spent = self.counts, flow.states(self._line, now)
         self._pass(self.scenario.day_start(origin))
         self._next_day()
 
@@ -147,14 +152,15 @@ class Stream:
         """End the production day: cells wound from now on carry the next one."""
         counts, ended = self.counts, self._day
         change = {name: counts[name] - self._counted[name] for name in ("arrived", "left", "scrapped")}
-        self._counted = counts
+        spent = flow.states(self._line, self.scenario.day_start(ended + dt.timedelta(days=1)))
+        spent, self._counted, self._spent = spent - self._spent, counts, spent
         self._enter(self._day + dt.timedelta(days=1))
         self._days.append((int(self._line.clock[flow.NEXT_UNIT]), day_code(self._day)))
         del self._days[:-_DAYS_KEPT]
         if self._restarts_daily:
             self.boot = day_number(self._day)
             self._line.machine["seq"] = 0
-        return DayEnd(ended, **change, wip=self.inside)
+        return DayEnd(ended, **change, wip=self.inside, spent=spent)
 
     def advance(self, until: int) -> Slice:
         """All events before `until` (ticks since 1970 UTC) that were not yet given.

@@ -17,7 +17,7 @@ from simulators.verdict import PASS
 BATCHES: Final = 30
 STUDENT: Final = 3.659405  # two-sided 99.9 % quantile of Student's t with 29 degrees of freedom
 LEAST_PARTS: Final = 10 * BATCHES
-MOST_PARTS: Final = 50_000_000
+MOST_PARTS: Final = 1_000_000_000
 _WARM_UP: Final = 0.1
 _EVENTS_AT_ONCE: Final = 1 << 16
 

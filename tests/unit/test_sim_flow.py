@@ -394,7 +394,17 @@ def test_ten_days_have_the_yields_of_the_tables(name: str) -> None:
     good, scrap = (sum(d[key] for d in days) for key in ("good", "scrap"))
     assert good / (good + scrap) == pytest.approx(output_yield, abs=0.0015)
     assert target <= good / 10 <= 1.05 * target
+    for s in scenario.line.station:  # a machine is down as often as its figures say, for the time that it works
+        spent = [d["states"][f"{s.code}/{m}"] for d in days for m in s.machine_codes]
+        worked, down = (sum(x.get(state, 0) for x in spent) for state in ("execute", "down"))
+        if s.kind == "dwell":
+            continue
+        failures = worked / s.mtbf_min / 60
+        assert down / 60 / s.mttr_min == pytest.approx(failures, abs=5 * (2 * failures) ** 0.5 + 3), s.code
     for before, after in pairwise(days):
+        for machine, spent in after["states"].items():
+            positions = next(s.positions for s in scenario.line.station if s.code == machine.partition("/")[0])
+            assert sum(spent.values()) == pytest.approx(24 * 3600 * positions, rel=1e-12), machine
         for code, row in after["stations"].items():
             assert row["wip_begin"] == before["stations"][code]["wip_end"]
             assert row["wip_end"] == row["wip_begin"] + row["arrived"] - row["left"] - row["scrap"]

@@ -263,7 +263,7 @@ def test_littles_law() -> None:
             {
                 "service": {"dist": "uniform", "low": 0.2, "high": 1.2},
                 "buffer": 3,
-                "failures": {"mode": "operation", "mtbf": 40, "mttr": 4},
+                "failures": breaks,
             },
         ]
     )

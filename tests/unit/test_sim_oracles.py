@@ -89,11 +89,11 @@ def line_of(name: str, p: dict[str, Any]) -> tuple[list[Station], int, float]:
             return with_buffers(stations, [n - 2 for n in sizes]), 3_000_000, 1
         case "fluid2":
             mode = "operation" if "ODF" in name else "time"
-            parts = 50_000_000 if "1800" in name else 8_000_000
+            parts = 60_000_000 if "1800" in name else 8_000_000
             fails = [{"mode": mode, "mtbf": a, "mttr": b} for a, b in zip(p["MTTF"], p["MTTR"], strict=True)]
             return (
                 with_buffers([steady(1, failures=f) for f in fails], [p["discrete_buffer_slots"]]),
-                45_000_000 if "1800" in name else 8_000_000,
+                parts,
                 1,
             )
         case "bernoulli2" | "bernoulli5":  # blocked before service, and the buffer counts the machine's place
