@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from mes.errors import MesError
 from simulators.cli_throughput import throughput
 
 if TYPE_CHECKING:
+    from simulators.conditions import Conditions
+    from simulators.connection import BrokerUrl
     from simulators.run import Options
     from simulators.scenario import Scenario
 
@@ -69,8 +72,12 @@ _ramp_up = _option(
     "--ramp-up",
     env="MES_RAMP_UP",
     type=click.FloatRange(0, 1),
-    default=0.0,
+    default=None,
+    show_default="as the scenario says, else 0",
     help="0 is a mature line; at 0.5 its machines fail and its defects come 3 times as often, at 1 5 times.",
+)
+_conditions = _option(
+    "--scenario", env="MES_SCENARIO", type=_FILE, help="File with [[disturbance]] and [[fault]]: what happens to the line and its messages."
 )
 _ledger = _option("--ledger", env="MES_LEDGER", type=_FILE, help="File for the truth: counts of what was generated.")
 
@@ -87,6 +94,15 @@ def _scenario(seeds: Path | None, line: str) -> Scenario:
     from simulators import scenario
 
     return scenario.load(_seeds_folder(seeds), line)
+
+
+def _under(path: Path | None, scenario: Scenario, ramp_up: float | None) -> Conditions:
+    import msgspec
+
+    from simulators import conditions
+
+    found = conditions.load(path, scenario) if path else conditions.NONE
+    return found if ramp_up is None else msgspec.structs.replace(found, ramp_up=ramp_up)
 
 
 @click.group(context_settings=SETTINGS)
@@ -114,13 +130,15 @@ def list_lines(seeds: Path | None) -> None:
 
 
 @cli.command()
-@_line
+@_option("--line", env="MES_LINE", help="Line: its path, code or site, as `linesim list` shows them.")
+@_option("--from", "file", env="MES_FROM", type=_FILE, help="Publish this file of `linesim generate` instead of running a line.")
 @_start
 @_option("--days", env="MES_DAYS", type=_DAYS, show_default="1, with --catch-up until stopped", help="Production days to run.")
 @_option("--speed", env="MES_SPEED", type=_Speed(), default="60", help="Simulated seconds a second, or max.")
 @_option("--seed", env="MES_SEED", type=int, show_default="that of the state, else 1", help="The same seed gives the same bytes.")
 @_origin
 @_ramp_up
+@_conditions
 @_option("--boot", env="MES_BOOT", type=click.IntRange(1, 2**31 - 1), show_default="as the state says, else 1", help="Restart count.")
 @_seeds
 @_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt(s)://[user:password@]host[:port].")
@@ -145,33 +163,62 @@ def list_lines(seeds: Path | None) -> None:
 @_option("--progress", env="MES_PROGRESS", type=click.Choice(["table", "json", "none"]), default="table", help="Each second.")
 @_ledger
 def run(**given: Any) -> None:
-    """Run a line: publish its events to the broker."""
-    from simulators.gateway import BrokerUrl
+    """Run a line: publish its events to the broker; or publish a file that `linesim generate` has written."""
+    from simulators.connection import BrokerUrl
+
+    broker = BrokerUrl.parse(given["broker"])
+    if given["file"] is not None:
+        _replay(given["file"], broker, given)
+        return
+    if given["line"] is None:
+        raise click.UsageError("say which line: --line, or a file with --from")
+    scenario = _scenario(given["seeds"], given["line"])
+    conditions = _under(given["scenario"], scenario, given["ramp_up"])
+    start, origin = (given[key].date() if given[key] else None for key in ("start", "origin"))
+    if conditions.fault:
+        if given["catch_up"] or given["state"] or given["boot"]:
+            raise click.UsageError("faults are for a run with an end: leave out --catch-up, --state and --boot, and say --days")
+        with tempfile.TemporaryDirectory(prefix="linesim-") as folder:
+            from simulators.files import generate as write
+
+            file = Path(folder) / "events.ndjson"
+            write(scenario, start, given["days"] or 1, given["seed"] or 1, file, given["ledger"], origin, conditions)
+            _replay(file, broker, given)
+        return
     from simulators.run import Options
 
-    start: dt.datetime | None = given["start"]
-    origin: dt.datetime | None = given["origin"]
-    days: int | None = given["days"]
     _run(
         Options(
-            scenario=_scenario(given["seeds"], given["line"]),
-            start=start.date() if start else None,
-            origin=origin.date() if origin else None,
-            ramp_up=given["ramp_up"],
-            days=days if days or given["catch_up"] else 1,
-            speed=given["speed"],
-            seed=given["seed"],
-            boot=given["boot"],
-            broker=BrokerUrl.parse(given["broker"]),
-            window=given["window"],
-            marks=given["marks"],
-            fsync=given["fsync"],
-            state=given["state"],
-            catch_up=given["catch_up"],
-            ledger=given["ledger"],
+            scenario=scenario,
+            start=start,
+            origin=origin,
+            conditions=conditions,
+            days=given["days"] or (None if given["catch_up"] else 1),
+            broker=broker,
+            **{key: given[key] for key in ("speed", "seed", "boot", "window", "marks", "fsync", "state", "catch_up", "ledger")},
         ),
         given["progress"],
     )
+
+
+def _replay(file: Path, broker: BrokerUrl, given: dict[str, Any]) -> None:
+    from dataclasses import asdict
+
+    from simulators.replay import Replay, iso
+
+    replay = Replay(file, broker, given["speed"], given["window"], given["marks"], lambda text: click.echo(text, err=True))
+    if given["progress"] == "table":
+        from rich.progress import Progress
+
+        with Progress() as bar:
+            task = bar.add_task(file.name, total=replay.figures.items)
+            asyncio.run(replay.run(lambda f: bar.update(task, completed=f.acked, description=f"{file.name} {iso(f.at_ms)}")))
+    else:
+        asyncio.run(replay.run((lambda f: _print_json(asdict(f))) if given["progress"] == "json" else _print_nothing))
+    done = replay.figures
+    if given["progress"] != "none":
+        last = "all committed" if done.committed else "the broker has all" if done.finished else "stopped before the end"
+        click.echo(f"{done.items:,} messages in the file, {done.acked:,} acknowledged: {last}", err=True)
 
 
 def _run(options: Options, progress: str) -> None:
@@ -193,7 +240,7 @@ def _print_json(figures: dict[str, Any]) -> None:
     click.echo(json.dumps(figures))
 
 
-def _print_nothing(_: dict[str, Any]) -> None:
+def _print_nothing(_: Any) -> None:
     pass
 
 
@@ -227,8 +274,9 @@ def compile_kernels(seeds: Path | None) -> None:
 @_option("--seed", env="MES_SEED", type=int, default=1, help="The same seed gives the same bytes.")
 @_origin
 @_ramp_up
+@_conditions
 @_seeds
-@_option("--out", env="MES_OUT", type=_FILE, required=True, help="File to write, F.ndjson.")
+@_option("--out", env="MES_OUT", type=_FILE, required=True, help="File to write, F.ndjson or F.parquet.")
 @_ledger
 def generate(
     line: str,
@@ -236,16 +284,18 @@ def generate(
     days: int,
     seed: int,
     origin: dt.datetime | None,
-    ramp_up: float,
+    ramp_up: float | None,
+    scenario: Path | None,
     seeds: Path | None,
     out: Path,
     ledger: Path | None,
 ) -> None:
-    """Write a line's events to a file, one {"topic": ..., "event": ...} a line, in order of time."""
-    scenario = _scenario(seeds, line)
+    """Write a line's events to a file in order of time: NDJSON, one {"topic": ..., "event": ...} a line, or Parquet, a row each."""
+    of = _scenario(seeds, line)
+    conditions = _under(scenario, of, ramp_up)
     from simulators.files import generate as write
 
-    write(scenario, start.date() if start else None, days, seed, out, ledger, origin.date() if origin else None, ramp_up)
+    write(of, start.date() if start else None, days, seed, out, ledger, origin.date() if origin else None, conditions)
 
 
 cli.add_command(throughput)

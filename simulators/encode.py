@@ -22,10 +22,11 @@ _LONGEST_NUMBER: Final = 26
 _MAX_PLAIN_DECIMALS: Final = 9
 
 # Texts between the values, in the order of the event's members.
-_BOOT, _SEQ, _TIME, _UNIT, _DASH, _ATTEMPT, _RESULT, _CYCLE, _DEFECT, _QUOTE, _CHANNEL, _MEAS, _CLOSE, _END = range(14)
+_BOOT, _SEQ, _TIME, _UNIT, _DASH, _ATTEMPT, _RESULT, _CYCLE, _DEFECT, _QUOTE, _CHANNEL, _MEAS, _CLOSE, _END, _AT, _EVENT = range(16)
 _TEXTS = (
     b'{"boot":', b',"seq":', b',"timestamp_ms":', b',"unit":"', b"-", b'","attempt":', b',"result":"', b'","cycle_s":', b',"defect":"',
     b'"', b',"channel":', b',"meas":{', b"}", b"}",
+    b',"at_ms":', b',"event":',
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def build(scenario: Scenario, quality: Quality, *, ndjson: bool = False) -> Tabl
     defect, defect_at = flat([d.code.encode() for s in stations for d in s.defect])
     name, name_at = flat([f'"{c.name}":'.encode() for s in stations for c in s.characteristic])
     topics = scenario.topics
-    opening, opening_at = flat([f'{{"topic":"{topic}","event":'.encode() if ndjson else b"" for topic in topics])
+    opening, opening_at = flat([f'{{"topic":"{topic}"'.encode() if ndjson else b"" for topic in topics])
     counts = np.array([len(s.defect) for s in stations], np.int64)
     prefix, _ = flat([scenario.line.serial_prefix.encode() + b"-"])
     ending, _ = flat([b"}\n" if ndjson else b","])
@@ -117,9 +118,14 @@ def _decimal(out: Any, at: int, mantissa: int, decimals: int) -> int:
 
 @kernel
 def write(
-    tables: Any, events: Any, mantissas: Any, order: Any, boot: int, day_first: Any, day_code: Any, offset: int, out: Any, ends: Any
+    tables: Any, events: Any, mantissas: Any, order: Any, boots: Any, told: Any, at_ms: Any, days: Any, offset: int, out: Any, ends: Any
 ) -> int:
-    """Write the events in this order into `out`; `ends` gets the position after each. Returns the bytes written."""
+    """Write the events in this order into `out`; `ends` gets the position after each. Returns the bytes written.
+
+    boots, told   restart count and time (ticks) that each event states; at_ms: when it is delivered, or none
+    days          first unit of each production day, and its code in serials
+    """
+    day_first, day_code = days
     at = _ZERO
     text, text_at = tables.text, tables.text_at
     for n in range(len(order)):
@@ -127,9 +133,13 @@ def write(
         event = events[i]
         s = event.station
         at = _copy(out, at, tables.opening, tables.opening_at[event.machine], tables.opening_at[event.machine + 1])
-        at = _digits(out, _copy(out, at, text, text_at[_BOOT], text_at[_BOOT + 1]), boot, _ONE)
+        if len(tables.ending) > 1:
+            if len(at_ms) > 0 and at_ms[i] != told[i] // 1000:
+                at = _digits(out, _copy(out, at, text, text_at[_AT], text_at[_AT + 1]), at_ms[i], _ONE)
+            at = _copy(out, at, text, text_at[_EVENT], text_at[_EVENT + 1])
+        at = _digits(out, _copy(out, at, text, text_at[_BOOT], text_at[_BOOT + 1]), boots[i], _ONE)
         at = _digits(out, _copy(out, at, text, text_at[_SEQ], text_at[_SEQ + 1]), event.seq, _ONE)
-        at = _digits(out, _copy(out, at, text, text_at[_TIME], text_at[_TIME + 1]), event.t // 1000, _ONE)
+        at = _digits(out, _copy(out, at, text, text_at[_TIME], text_at[_TIME + 1]), told[i] // 1000, _ONE)
         at = _copy(out, at, text, text_at[_UNIT], text_at[_UNIT + 1])
         at = _copy(out, at, tables.prefix, _ZERO, len(tables.prefix))
         day = len(day_first) - 1

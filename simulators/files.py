@@ -1,19 +1,25 @@
-"""Events into a file: complete or not there."""
+"""Events into a file, as NDJSON or Parquet: complete or not there."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from rich.progress import Progress
 
 from mes.errors import ConfigError
+from simulators.conditions import NONE, Conditions
+from simulators.faults import Faults
 from simulators.ledger import Ledger, write_json
 from simulators.run import HOUR, yesterday
 from simulators.scenario import Scenario, origin_of
-from simulators.stream import Stream
+from simulators.stream import Slice, Stream
+
+Write = Callable[[Stream, Slice], None]
 
 
 def generate(
@@ -24,25 +30,38 @@ def generate(
     out: Path,
     ledger: Path | None,
     origin: dt.date | None = None,
-    ramp_up: float = 0.0,
+    conditions: Conditions = NONE,
 ) -> None:
-    """Write `days` production days as NDJSON; the file appears when it is whole. The machines restart with each of them."""
-    if out.suffix != ".ndjson":
-        raise ConfigError(f"--out {out}: the ending {out.suffix!r} is not known: use .ndjson")
+    """Write `days` production days; the file appears when it is whole. The machines restart with each of them."""
+    writer = _WRITERS.get(out.suffix)
+    if writer is None:
+        raise ConfigError(f"--out {out}: the ending {out.suffix!r} is not known: use {' or '.join(_WRITERS)}")
     part = out.with_name(f"{out.name}.{os.getpid()}.part")
     first = start or yesterday(scenario)
     truth = Ledger(scenario)
     try:
-        with part.open("wb") as file, Progress(transient=True) as bar:
-            stream = Stream(scenario, seed, first, None, origin=origin or origin_of(first), ramp_up=ramp_up)
+        with writer(part) as write, Progress(transient=True) as bar:
+            stream = Stream(
+                scenario,
+                seed,
+                first,
+                None,
+                origin=origin or origin_of(first),
+                disturbances=conditions.disturbance,
+                ramp_up=conditions.ramp_up,
+            )
+            faults = Faults(scenario, conditions.fault, seed) if conditions.fault else None
             end = scenario.day_start(first + dt.timedelta(days=days))
             task = bar.add_task(scenario.line.path, total=end - stream.begin)
             while stream.until < end:
                 events = stream.advance(min(end, stream.until + HOUR))
-                file.write(stream.lines(events))
-                truth.add(events.events)
+                facts, delivered = faults.wrap(events) if faults else (events.events, events)
+                write(stream, delivered)
+                truth.add(facts)
                 truth.end(events.ended)
                 bar.update(task, completed=stream.until - stream.begin)
+            if faults:
+                write(stream, faults.rest())
         os.replace(part, out)
     except OSError as why:
         raise ConfigError(f"--out {out}: cannot be written ({why.strerror}): choose another place") from why
@@ -50,6 +69,28 @@ def generate(
         with suppress(FileNotFoundError):
             part.unlink()
     if ledger is not None:
-        write_json(
-            ledger, truth.as_dict(seed=seed, boot=None, until_ms=stream.until // 1000, origin=stream.origin.isoformat(), ramp_up=ramp_up)
-        )
+        whole = truth.as_dict(seed=seed, boot=None, until_ms=stream.until // 1000, origin=stream.origin.isoformat(), **conditions.told())
+        write_json(ledger, {**whole, "faults": faults.record if faults else []})
+
+
+@contextmanager
+def _ndjson(path: Path) -> Iterator[Write]:
+    with path.open("wb") as file:
+        yield lambda stream, part: _write(file.write, stream.lines(part))
+
+
+def _write(write: Callable[[bytes], int], data: bytes) -> None:
+    write(data)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Write]:
+    try:
+        from simulators import parquet
+    except ImportError as why:
+        raise ConfigError(f"--out {path.name}: Parquet needs pyarrow: pip install 'mes[parquet]', or write .ndjson") from why
+    with parquet.writer(path) as write:
+        yield lambda stream, part: write(stream.columns(part))
+
+
+_WRITERS: Final[dict[str, Callable[[Path], AbstractContextManager[Write]]]] = {".ndjson": _ndjson, ".parquet": _parquet}

@@ -31,7 +31,7 @@ else:
     import numpy as np
 
     # numba notices a change in a kernel's own file, not in a file whose pieces it has inlined: the cache's name holds them all.
-    _SOURCES = ("jit", "draws", "disturbance", "verdict", "service", "breakdown", "flow", "quality", "encode")
+    _SOURCES = ("jit", "draws", "disturbance", "verdict", "service", "breakdown", "flow", "quality", "encode", "faults")
     _DIGEST = hashlib.sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in _SOURCES)).hexdigest()[:8]
     _FLAGS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mes.errors import ConfigError
-from simulators.gateway import BrokerUrl, Gateway
+from simulators.conditions import Conditions
+from simulators.connection import BrokerUrl
+from simulators.gateway import Gateway
 from simulators.journal import Fsync, Journal, JournalFull
 from simulators.ledger import Ledger, write_json
 from simulators.machine import Machine
@@ -45,7 +47,7 @@ class Options:
     scenario: Scenario
     start: dt.date | None
     origin: dt.date | None
-    ramp_up: float
+    conditions: Conditions
     days: int | None
     speed: float | None
     seed: int | None
@@ -67,7 +69,6 @@ class State:
     seed: int
     start: dt.date
     origin: dt.date
-    ramp_up: float
     journaled_until: int
     fingerprint: str
 
@@ -76,15 +77,7 @@ class State:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             start, origin = (dt.date.fromisoformat(raw.get(key, raw["start"])) for key in ("start", "origin"))
-            return cls(
-                int(raw["boot"]),
-                int(raw["seed"]),
-                start,
-                origin,
-                float(raw.get("ramp_up", 0.0)),
-                int(raw["journaled_until"]),
-                str(raw["line"]),
-            )
+            return cls(int(raw["boot"]), int(raw["seed"]), start, origin, int(raw["journaled_until"]), str(raw["line"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as why:
@@ -93,8 +86,7 @@ class State:
     def write(self, path: Path) -> None:
         try:
             stream = {"boot": self.boot, "seed": self.seed, "start": self.start.isoformat(), "origin": self.origin.isoformat()}
-            line = {"ramp_up": self.ramp_up, "line": self.fingerprint}
-            write_json(path, {**stream, **line, "journaled_until": self.journaled_until})
+            write_json(path, {**stream, "line": self.fingerprint, "journaled_until": self.journaled_until})
         except OSError as why:
             raise ConfigError(f"{path}: cannot be written ({why.strerror}): give --state a folder that can") from why
 
@@ -114,6 +106,7 @@ def choose(options: Options, found: State | None, last_boot: int = 0) -> State:
     last_boot   the newest boot that a journal of the line knows
     """
     scenario = options.scenario
+    fingerprint = scenario.fingerprint + options.conditions.fingerprint
     seed = options.seed if options.seed is not None else (found.seed if found else 1)
     if found is not None:
         # A stream that has a given end is not stale: it is finished or goes on.
@@ -123,14 +116,13 @@ def choose(options: Options, found: State | None, last_boot: int = 0) -> State:
             and options.boot in (None, found.boot)
             and options.start in (None, found.start)
             and options.origin in (None, found.origin)
-            and options.ramp_up == found.ramp_up
-            and found.fingerprint == scenario.fingerprint
+            and found.fingerprint == fingerprint
         )
         if same and not stale:
             return found
     start = options.start or yesterday(scenario)
     boot = options.boot or max(found.boot if found else 0, last_boot) + 1
-    return State(boot, seed, start, options.origin or origin_of(start), options.ramp_up, scenario.day_start(start), scenario.fingerprint)
+    return State(boot, seed, start, options.origin or origin_of(start), scenario.day_start(start), fingerprint)
 
 
 class Runner:
@@ -162,8 +154,8 @@ class Runner:
             Machine(topic, Journal(folder, self.state.boot, self.options.fsync))
             for topic, folder in zip(self.scenario.topics, self._folders, strict=True)
         ]
-        at = self.state
-        self.stream = Stream(self.scenario, at.seed, at.start, at.boot, origin=at.origin, ramp_up=at.ramp_up)
+        at, so = self.state, self.options.conditions
+        self.stream = Stream(self.scenario, at.seed, at.start, at.boot, origin=at.origin, disturbances=so.disturbance, ramp_up=so.ramp_up)
         begin = self.stream.until
         resume = self.state.journaled_until if self.end is None else min(self.state.journaled_until, self.end)
         while self.stream.until < resume:
@@ -188,8 +180,8 @@ class Runner:
         if self.options.ledger is not None:
             until_ms = self.stream.until // 1000
             at = self.state
-            whole = {"origin": at.origin.isoformat(), "ramp_up": at.ramp_up}
-            write_json(self.options.ledger, self.ledger.as_dict(seed=at.seed, boot=at.boot, until_ms=until_ms, **whole))
+            whole = self.ledger.as_dict(seed=at.seed, boot=at.boot, until_ms=until_ms, origin=at.origin.isoformat())
+            write_json(self.options.ledger, {**whole, **self.options.conditions.told()})
 
     def _save(self) -> None:
         if self._path is not None:

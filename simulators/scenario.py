@@ -129,9 +129,9 @@ def origin_of(start: dt.date) -> dt.date:
     return start.replace(day=1)
 
 
-def day_number(day: dt.date) -> int:
-    """Production days since 2000-01-01, which is 1: the boot of machines that restart daily."""
-    return (day - dt.date(1999, 12, 31)).days
+def daily_boot(day: dt.date) -> int:
+    """The boot of machines that restart with each production day: a thousand for each day since 2000, the rest for other restarts."""
+    return (day - dt.date(1999, 12, 31)).days * 1000
 
 
 def flat(texts: list[bytes]) -> tuple[Array, Array]:

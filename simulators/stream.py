@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +16,7 @@ from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES
 from simulators import encode, flow, quality
 from simulators.disturbance import Disturbance
 from simulators.jit import Array
-from simulators.scenario import DWELL, TICKS, Scenario, day_code, day_number
+from simulators.scenario import DWELL, TICKS, TICKS_MS, Scenario, daily_boot, day_code
 from simulators.start import build, fill
 
 # Serials of another boot begin further up, so that a line begun afresh on the same day does not use a serial twice.
@@ -40,6 +42,15 @@ class DayEnd:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """A payload on a machine's topic that is no event; `at`: instant of delivery, ticks."""
+
+    at: int
+    machine: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
 class Slice:
     """Consecutive events of a line.
 
@@ -47,6 +58,11 @@ class Slice:
     day_first    first unit of each production day, int64 (days); day_code: its code in serials, uint8 (days, 5)
     boot         restart count of the machines
     ended        how the line stood at the end of each production day that ended in this slice
+
+    With faults (simulators.faults), in order of delivery:
+    boots, told  restart count and time in ticks that each event states
+    at           instant of delivery, ticks
+    extra        what else is delivered
     """
 
     events: Array
@@ -55,6 +71,10 @@ class Slice:
     day_code: Array
     boot: int
     ended: tuple[DayEnd, ...] = ()
+    boots: Array | None = None
+    told: Array | None = None
+    at: Array | None = None
+    extra: tuple[Extra, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,14 +96,31 @@ class Records:
     n: int
 
 
+@dataclass(frozen=True)
+class Columns:
+    """A slice as columns: boots, at_ms, told_ms (delivery and stated time), day_codes (n, 5) and numbers of serials, and mantissas of
+    readings (n, width) with the decimals of each characteristic of the line."""
+
+    scenario: Scenario
+    events: Array
+    boots: Array
+    at_ms: Array
+    told_ms: Array
+    day_codes: Array
+    numbers: Array
+    mantissas: Array
+    decimals: Array
+    extra: tuple[Extra, ...]
+
+
 class Stream:
     """A line that begins production day `start` full, in its stride.
 
     A stream is a function of its scenario, seed and origin. It begins full on the production day `origin` and runs in silence up to
     `start`; so a day is the same, byte for byte, whether it is made alone or among others of the same origin.
 
-    boot                    the machines' restart count: 1 or more, or None: they restart with each production day, whose number is
-                            their boot, and a day's events then are a whole
+    boot                    the machines' restart count: 1 or more, or None: they restart with each production day (scenario.daily_boot),
+                            and a day's events then are a whole
     disturbances, ramp_up   what happens to the line, see simulators.disturbance and scenario.ramp
     """
 
@@ -101,7 +138,7 @@ class Stream:
         self.scenario = scenario
         self._restarts_daily = boot is None
         self._serial_offset = ((boot or 1) - 1) * SERIALS_A_BOOT
-        self.boot = boot or day_number(start)
+        self.boot = boot or daily_boot(start)
         self.begin = scenario.day_start(start)
         self._quality = quality.build(scenario, seed, disturbances)
         self._tables = encode.build(scenario, self._quality)
@@ -158,7 +195,7 @@ class Stream:
         self._days.append((int(self._line.clock[flow.NEXT_UNIT]), day_code(self._day)))
         del self._days[:-_DAYS_KEPT]
         if self._restarts_daily:
-            self.boot = day_number(self._day)
+            self.boot = daily_boot(self._day)
             self._line.machine["seq"] = 0
         return DayEnd(ended, **change, wip=self.inside, spent=spent)
 
@@ -187,9 +224,12 @@ class Stream:
     def _write(self, part: Slice, order: Array, tables: encode.Tables, bounds: Array) -> tuple[Array, Array]:
         out = np.empty(int(bounds[part.events["station"]].sum()), np.uint8)
         ends = np.zeros(len(order) + 1, np.int64)
-        days = part.day_first, part.day_code
+        boots = np.full(len(order), part.boot) if part.boots is None else part.boots
+        told = np.ascontiguousarray(part.events["t"]) if part.told is None else part.told
+        at_ms = np.zeros(0, np.int64) if part.at is None else part.at // TICKS_MS
         mantissas = quality.readings(self._quality, part.events)
-        size = encode.write(tables, part.events, mantissas, order, part.boot, *days, self._serial_offset, out, ends[1:])
+        days = part.day_first, part.day_code
+        size = encode.write(tables, part.events, mantissas, order, boots, told, at_ms, days, self._serial_offset, out, ends[1:])
         return out[:size], ends
 
     def objects(self, part: Slice) -> list[Message]:
@@ -234,10 +274,42 @@ class Stream:
         return [record for _, record in found]
 
     def lines(self, part: Slice) -> bytes:
-        """NDJSON: {"topic": ..., "event": {...}} a line, in order of time."""
+        """NDJSON: {"topic": ..., "event": {...}} a line, in order of time.
+
+        What is delivered at another time than it states has `at_ms`; what is no event, `payload_base64` instead of `event`.
+        """
         tables = encode.build(self.scenario, self._quality, ndjson=True)
-        out, _ = self._write(part, np.arange(len(part.events)), tables, encode.bounds(self.scenario, tables))
-        return out.tobytes()
+        out, ends = self._write(part, np.arange(len(part.events)), tables, encode.bounds(self.scenario, tables))
+        text = out.tobytes()
+        if not part.extra or part.at is None:
+            return text
+        pieces, begin = [], 0
+        for one, n in zip(part.extra, np.searchsorted(part.at, [one.at for one in part.extra], "right").tolist(), strict=True):
+            pieces += [text[begin : ends[n]], self._extra_line(one)]
+            begin = int(ends[n])
+        return b"".join([*pieces, text[begin:]])
+
+    def columns(self, part: Slice) -> Columns:
+        """The events of a slice with their readings, as columns."""
+        events = part.events
+        day = np.maximum(np.searchsorted(part.day_first, events["unit"], "right") - 1, 0)
+        told_ms = (events["t"] if part.told is None else part.told) // TICKS_MS
+        return Columns(
+            self.scenario,
+            events,
+            np.full(len(events), part.boot) if part.boots is None else part.boots,
+            told_ms if part.at is None else part.at // TICKS_MS,
+            told_ms,
+            part.day_code[day],
+            (events["unit"] - part.day_first[day] + 1 + self._serial_offset) % 10_000_000,
+            quality.readings(self._quality, events),
+            self._quality.characteristic["decimals"],
+            part.extra,
+        )
+
+    def _extra_line(self, one: Extra) -> bytes:
+        line = {"topic": self.scenario.topics[one.machine], "at_ms": one.at // TICKS_MS, "payload_base64": b64encode(one.payload).decode()}
+        return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
     @property
     def inside(self) -> Array:

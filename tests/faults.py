@@ -124,6 +124,7 @@ class Plant:
         self.folder = folder
         self.database = database
         self.broker = broker_url
+        self.seeds = seeds
         self.topics = fleet.topics(load_plant(seeds))
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.fleets: list[Fleet] = []

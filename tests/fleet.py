@@ -22,7 +22,8 @@ import msgspec
 from mes import contract
 from mes.contract import CellEvent
 from mes.plant import Plant
-from simulators.gateway import BrokerUrl, Gateway
+from simulators.connection import BrokerUrl
+from simulators.gateway import Gateway
 from simulators.journal import Journal, JournalFull
 from simulators.machine import Machine
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mes.contract import Committed, encode
-from simulators.gateway import BrokerUrl, Gateway
+from simulators.connection import BrokerUrl
+from simulators.gateway import Gateway
 from simulators.journal import Journal
 from simulators.machine import Machine
 from tests.pipeline import WND, subscriber

@@ -216,7 +216,7 @@ def generated(seeds: Path, folder: Path, days: int = 1, seed: int = 1) -> dict[t
         last[topic] = event["boot"], event["seq"]
         numbers[topic] += 1
         found[topic, numbers[topic]] = {**event, "boot": 1, "seq": numbers[topic]}
-    assert {boot for boot, _ in last.values()} == {(dt.date.fromisoformat(START) - dt.date(1999, 12, 31)).days + days - 1}
+    assert {boot for boot, _ in last.values()} == {((dt.date.fromisoformat(START) - dt.date(1999, 12, 31)).days + days - 1) * 1000}
     return found
 
 

@@ -368,7 +368,7 @@ def test_a_day_alone_is_the_day_among_others(name: str) -> None:
     for machine in range(len(scenario.machine_codes)):
         seq = one[0].events["seq"][one[0].events["machine"] == machine]
         assert (seq == np.arange(1, len(seq) + 1)).all()
-    assert one[0].boot == (third - dt.date(1999, 12, 31)).days
+    assert one[0].boot == (third - dt.date(1999, 12, 31)).days * 1000
 
 
 @pytest.mark.parametrize("name", LINES)
