@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mes.errors import MesError
+from simulators import cli_describe
 from simulators.cli_throughput import throughput
 
 if TYPE_CHECKING:
@@ -185,14 +186,18 @@ def run(**given: Any) -> None:
             write(scenario, start, given["days"] or 1, given["seed"] or 1, file, given["ledger"], origin, conditions)
             _replay(file, broker, given)
         return
+    from mes.seeds import load_plant
+    from simulators.describe import target_of
     from simulators.run import Options
 
+    plan = target_of(load_plant(_seeds_folder(given["seeds"])).targets, scenario.line.path, dt.datetime.now(scenario.site.tz).date())
     _run(
         Options(
             scenario=scenario,
             start=start,
             origin=origin,
             conditions=conditions,
+            target=plan.cells_per_day if plan else None,
             days=given["days"] or (None if given["catch_up"] else 1),
             broker=broker,
             **{key: given[key] for key in ("speed", "seed", "boot", "window", "marks", "fsync", "state", "catch_up", "ledger")},
@@ -230,8 +235,10 @@ def _run(options: Options, progress: str) -> None:
         from rich.console import Console
         from rich.live import Live
 
+        from simulators.screen import running
+
         with Live(console=Console(), auto_refresh=False) as live:
-            asyncio.run(runner.run(lambda figures: live.update(_table(figures), refresh=True)))
+            asyncio.run(runner.run(lambda figures: live.update(running(figures), refresh=True)))
     else:
         asyncio.run(runner.run(_print_json if progress == "json" else _print_nothing))
 
@@ -242,16 +249,6 @@ def _print_json(figures: dict[str, Any]) -> None:
 
 def _print_nothing(_: Any) -> None:
     pass
-
-
-def _table(figures: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table("line", "simulated until", "done", "generated", "published", "acked", "committed", "good", "events/s")
-    done = "-" if figures["fraction"] is None else f"{figures['fraction']:.1%}"
-    counts = [f"{figures[k]:,}" for k in ("generated", "published", "acked", "committed", "good")]
-    table.add_row(figures["line"], figures["simulated_until"], done, *counts, f"{figures['events_per_s']:,.0f}")
-    return table
 
 
 @cli.command("compile")
@@ -299,6 +296,7 @@ def generate(
 
 
 cli.add_command(throughput)
+cli.add_command(cli_describe.command(_seeds, _seeds_folder, _scenario))
 
 
 def main() -> None:

@@ -38,16 +38,22 @@ _MOST_UNCOMMITTED: Final = 300_000  # events: what the journals hold, and so the
 _RETRY_S: Final = 1.0
 _STALE_DAYS: Final = 3
 _GRACE_S: Final = 0.5
+_SHOWN: Final = ("inspected", "first_pass_good", "pass", "rework", "scrap")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to run. speed: simulated seconds a second, None for as fast as it goes. days: None until stopped."""
+    """What to run.
+
+    target   good cells a day, to show beside those that are made
+    speed    simulated seconds a second, None for as fast as it goes; days: None until stopped
+    """
 
     scenario: Scenario
     start: dt.date | None
     origin: dt.date | None
     conditions: Conditions
+    target: int | None
     days: int | None
     speed: float | None
     seed: int | None
@@ -188,26 +194,46 @@ class Runner:
             self.state.write(self._path)
 
     def progress(self) -> dict[str, Any]:
-        """The figures of now, as JSON types; events_per_s is the mean since the start."""
+        """The figures of now, as JSON types; events_per_s is the mean since the start, speed in simulated seconds a second as well.
+
+        day, good_today, scrap_today and the counts of stations are of the present production day; wip is now.
+        """
         gateway = self.gateway
         sent = (gateway.published, gateway.acked, gateway.committed) if gateway else (0, 0, 0)
-        begin = self.stream.begin
+        until, begin = self.stream.until, self.stream.begin
+        wall = max(1e-9, time.monotonic() - self._began)
+        day = self.scenario.day_of(max(begin, until - 1))
+        truth = self.ledger.days.get(day, {})
+        wip = self.stream.inside.tolist()
+        codes = [s.code for s in self.scenario.line.station]
+        counted = truth.get("stations", {})
         return {
             "line": self.scenario.line.path,
-            "simulated_until": iso(self.stream.until),
-            "fraction": round((self.stream.until - begin) / (self.end - begin), 6) if self.end else None,
+            "simulated_until": iso(until),
+            "clock": dt.datetime.fromtimestamp(until / TICKS, self.scenario.site.tz).strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "day": day.isoformat(),
+            "fraction": round((until - begin) / (self.end - begin), 6) if self.end else None,
+            "speed": round((until - self._resumed) / TICKS / wall, 1),
             "generated": self.generated,
             "published": sent[0],
             "acked": sent[1],
             "committed": sent[2],
             "good": self.good,
-            "events_per_s": round(sent[1] / max(1e-9, time.monotonic() - self._began), 1),
+            "good_today": truth.get("good", 0),
+            "scrap_today": truth.get("scrap", 0),
+            "target": self.options.target,
+            "wip": sum(wip),
+            "events_per_s": round(sent[1] / wall, 1),
+            "stations": [
+                {"station": code, **{key: counted.get(code, {}).get(key, 0) for key in _SHOWN}, "wip": inside}
+                for code, inside in zip(codes, wip, strict=True)
+            ],
         }
 
     async def run(self, show: Callable[[dict[str, Any]], None]) -> None:
         """Publish until the end or a signal; raises Refused when the broker does."""
         line = self.scenario.line
-        self._began = time.monotonic()
+        self._began, self._resumed = time.monotonic(), self.stream.until
         options = self.options
         self.gateway = gateway = Gateway(
             options.broker, f"linesim-{line.site}-{line.code}", self.machines, marks=options.marks, window=options.window, say=self._say
