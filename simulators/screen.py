@@ -25,7 +25,7 @@ def description(figures: LineFigures) -> Group:
     lines = [
         f"{f.line}, product {f.product}: target {f.target:,} a day in {f.planned_h:g} planned hours, takt {f.takt_s:.3f} s",
         f"at most {f.most:,.0f} good cells a day ({f.most_unbroken:,.0f} if nothing broke down); without buffers {f.least:,.0f}",
-        f"bottleneck {f.bottleneck}; rolled throughput yield {100 * f.rolled_throughput_yield:.2f} %, final yield {100 * f.final_yield:.2f} %",
+        f"bottleneck {f.bottleneck}; rolled throughput yield {100 * f.rolled_throughput_yield:.2f} %, final {100 * f.final_yield:.2f} %",
         f"WIP {f.wip:,.0f} cells, {f.lead_time_h:.1f} h in work",
     ]
     return Group(table, *(Text(line) for line in lines))

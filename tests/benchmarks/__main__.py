@@ -1,4 +1,4 @@
-"""`./run bench [decode] [store] [sums] [start] [once] [ingest] [kpi]`: figures, and ratios of ways measured beside each other in one run.
+"""`./run bench [decode] [store] [sums] [start] [once] [ingest] [kpi] [sim]`: figures, and ratios of ways measured in one run.
 
 Absolute figures are those of this machine at this hour; ratios travel.
 """
@@ -36,6 +36,7 @@ from mes.store.sums import Rollup
 from tests.benchmarks.ingest import ingest
 from tests.benchmarks.kpi import kpi
 from tests.benchmarks.processes import cpu_seconds, resident_mb, say
+from tests.benchmarks.sim import sim
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ AT_MS = 1_795_219_200_000
 
 
 def main(names: list[str]) -> None:
-    chosen = names or ["decode", "store", "sums", "start", "once", "ingest", "kpi"]
+    chosen = names or ["decode", "store", "sums", "start", "once", "ingest", "kpi", "sim"]
     say(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
     if {"decode", "store", "sums"} & set(chosen):
         with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home)) as server:
@@ -63,6 +64,8 @@ def main(names: list[str]) -> None:
         ingest()
     if "kpi" in chosen:
         kpi()
+    if "sim" in chosen:
+        sim()
 
 
 def best(work: Callable[[], Any], times: int = 3) -> float:
