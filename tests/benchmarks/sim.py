@@ -113,6 +113,5 @@ def simpy() -> None:
 def memory() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peaks = {days: int(generate(Path(folder) / "m.ndjson", days).split()[-1]) / 1024 for days in (1, 5)}
-    say(
-        f"sim: memory of linesim generate at most: {peaks[1]:.0f} MiB for one day, {peaks[5]:.0f} MiB for five ({peaks[5] / peaks[1]:.2f} x)"
-    )
+    one, five = peaks[1], peaks[5]
+    say(f"sim: memory of linesim generate at most: {one:.0f} MiB for a day, {five:.0f} for five ({five / one:.2f} x)")
