@@ -57,9 +57,8 @@ def columns() -> None:
             seconds = time.perf_counter() - began
             best[threads] = min(best.get(threads, (seconds, events)), (seconds, events))
     for threads, (seconds, events) in best.items():
-        say(
-            f"sim: columns of a day of both lines, {threads} thread(s): {seconds:.2f} s, {events:,} events, {events / seconds / 1e6:.1f} M/s"
-        )
+        rate = events / seconds / 1e6
+        say(f"sim: columns of a day of both lines, {threads} thread(s): {seconds:.2f} s, {rate:.1f} M events/s")
     say(f"sim: two threads are {best[1][0] / best[2][0]:.2f} x one")
 
 

@@ -20,7 +20,7 @@ from mes import plant
 from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES, CellEvent
 from mes.contract import Station as Decoder
 from simulators import quality
-from simulators.flow import NO_CHANNEL
+from simulators.flow import EXECUTE, NO_CHANNEL
 from simulators.ledger import Ledger
 from simulators.scenario import TICKS, Scenario, load
 from simulators.stream import Slice, Stream
@@ -465,3 +465,22 @@ def test_a_stop_that_never_ends_is_long() -> None:
     [[begin, end]] = closed.stops(DAY).tolist()
     assert begin == closed.day_start(DAY)
     assert end > closed.day_start(DAY + dt.timedelta(days=366))
+
+
+def test_the_time_in_a_chamber_is_that_of_its_cells() -> None:
+    """Position ticks of a dwell station in a day, to the tick: each cell for as long as it was in its dwell on that day."""
+    scenario = load(SEEDS, LINES[0])
+    n = next(i for i, s in enumerate(scenario.line.station) if s.code == "sok")
+    stream = Stream(scenario, 1, DAY)
+    day = stream.advance(stream.begin + 24 * HOUR)
+    later = stream.advance(stream.begin + 34 * HOUR)  # a dwell of eight hours: all that was in it has come out
+    events = np.concatenate([day.events, later.events])
+    mine = events[events["station"] == n]
+    end = stream.begin + 24 * HOUR
+    within = np.minimum(mine["t"], end) - np.maximum(mine["t"] - mine["cycle"], stream.begin)
+    [ended] = day.ended
+    machines = np.array([station == "sok" for station, _ in scenario.machine_codes])
+    assert ended.spent[machines, EXECUTE].sum() == within[within > 0].sum()
+    for index in np.flatnonzero(machines):
+        one = within[mine["machine"] == index]
+        assert ended.spent[index, EXECUTE] == one[one > 0].sum()

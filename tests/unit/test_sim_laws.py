@@ -83,20 +83,51 @@ def work_of(of: Scenario, seed: int) -> list[Callable[[int], int]]:
     return [station(line, n) for n in range(len(of.station))]
 
 
+def by_the_clock(of: Scenario, seed: int, n: int) -> Callable[[int, int], int]:
+    """When the cell that a machine has got at some instant is done, of a machine that fails by the clock, idle or not."""
+    line = abstract.build(of, seed, CELLS)
+    at, fails, failures = line.station[n], int(line.machine["healthy"][n]), 0
+
+    def done(cell: int, now: int) -> int:
+        nonlocal fails, failures
+        left = int(service.duration(at, cell, 1))
+        while True:
+            if fails <= now:
+                up = fails + int(draws.exponential(at["key"], failures, 0, draws.REPAIR, at["mttr"]))
+                failures += 1
+                fails = up + 1 + int(draws.exponential(at["key"], failures, 0, draws.TIME_TO_FAILURE, at["mtbf"]))
+                now = max(now, up)
+            elif fails - now < left:
+                left -= fails - now
+                now = fails
+            else:
+                return now + left
+
+    return done
+
+
 def recursion(of: Scenario, seed: int) -> list[int]:
     """Departure instants by the recursion for blocking after service: a cell leaves station j when it is done there and the
     one that is `buffer + 1` before it has left station j + 1."""
     work, m = work_of(of, seed), len(of.station)
+    clock = {n: by_the_clock(of, seed, n) for n, s in enumerate(of.station) if s.failures and s.failures.mode == "time"}
     left = [[0] * CELLS for _ in range(m)]
     for n in range(CELLS):
         for j in range(m):
             begin = max(left[j - 1][n] if j else 0, left[j][n - 1] if n else 0)
-            out = begin + work[j](n)
+            out = clock[j](n, begin) if j in clock else begin + work[j](n)
             if j + 1 < m:
                 ahead = n - int(of.station[j + 1].buffer) - 1
                 out = max(out, left[j + 1][ahead] if ahead >= 0 else 0)
             left[j][n] = out
     return left[-1]
+
+
+@SETTINGS
+@given(st.lists(st.tuples(services, st.integers(0, 5), st.one_of(failures, clock)), min_size=1, max_size=6), st.integers(0, 1000))
+def test_single_servers_that_fail_by_the_clock_are_the_recursion(drawn: list[Any], seed: int) -> None:
+    line = single(drawn)
+    assert times(line, seed=seed) == recursion(line, seed)
 
 
 @SETTINGS
