@@ -9,12 +9,15 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
+from mes import plant
 from mes.seeds import load_plant
 from simulators import screen
 from simulators.describe import LineFigures, describe, target_of
@@ -60,6 +63,22 @@ def test_the_line_as_a_whole(route: str, final: float) -> None:
     assert found.bottleneck == min(found.stations, key=lambda s: s.capacity).station
 
 
+def test_retries_take_capacity() -> None:
+    """A station where half of the cells come back three times in vain works each cell 2.5 times, and half of them are lost."""
+    scenario = load(ROOT / "seeds", LINES["26650_tabbed"][0])
+    stations = list(scenario.line.station)
+    every = [plant.Defect(code="X", name="half of them", ppm=5e5)]
+    again = plant.Rework(max=3, share=1.0, success=0.0)
+    stations[-2] = msgspec.structs.replace(stations[-2], characteristic=[], defect=every, rework=again)
+    changed = replace(scenario, line=msgspec.structs.replace(scenario.line, station=stations))
+    before, after = (describe(of, 100_000, DAY) for of in (scenario, changed))
+    was, now = before.stations[-2], after.stations[-2]
+    assert now.final_yield == 0.5
+    assert now.capacity == pytest.approx(was.capacity / was.final_yield * 0.5 / (2.5 / (1 + 0.3 * (1 - was.first_pass_yield))))
+    assert now.starts == pytest.approx(100_000 / before.stations[-1].final_yield / 0.5)
+    assert now.utilisation == pytest.approx(now.starts * 2.5 * now.cycle_s / 86_400)
+
+
 @pytest.mark.parametrize("route", LINES)
 def test_a_simulated_week_stays_below_the_bound_and_comes_near_it(route: str) -> None:
     found = figures(route)
@@ -72,12 +91,12 @@ def test_a_simulated_week_stays_below_the_bound_and_comes_near_it(route: str) ->
 
 
 def test_targets_are_those_of_the_day() -> None:
-    plant = load_plant(ROOT / "seeds")
-    for line in plant.lines:
-        mine = sorted((t for t in plant.targets if t.line == line), key=lambda t: t.from_)
+    whole = load_plant(ROOT / "seeds")
+    for line in whole.lines:
+        mine = sorted((t for t in whole.targets if t.line == line), key=lambda t: t.from_)
         for t in mine:
-            assert target_of(plant.targets, line, t.from_) == t
-        assert target_of(plant.targets, line, dt.date(2001, 1, 1)) == mine[0]
+            assert target_of(whole.targets, line, t.from_) == t
+        assert target_of(whole.targets, line, dt.date(2001, 1, 1)) == mine[0]
     assert target_of([], "a/b/c", DAY) is None
 
 
