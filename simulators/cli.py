@@ -187,17 +187,15 @@ def run(**given: Any) -> None:
             _replay(file, broker, given)
         return
     from mes.seeds import load_plant
-    from simulators.describe import target_of
     from simulators.run import Options
 
-    plan = target_of(load_plant(_seeds_folder(given["seeds"])).targets, scenario.line.path, dt.datetime.now(scenario.site.tz).date())
     _run(
         Options(
             scenario=scenario,
             start=start,
             origin=origin,
             conditions=conditions,
-            target=plan.cells_per_day if plan else None,
+            targets=load_plant(_seeds_folder(given["seeds"])).targets,
             days=given["days"] or (None if given["catch_up"] else 1),
             broker=broker,
             **{key: given[key] for key in ("speed", "seed", "boot", "window", "marks", "fsync", "state", "catch_up", "ledger")},
@@ -238,7 +236,8 @@ def _run(options: Options, progress: str) -> None:
         from simulators.screen import running
 
         with Live(console=Console(), auto_refresh=False) as live:
-            asyncio.run(runner.run(lambda figures: live.update(running(figures), refresh=True)))
+            room = live.console.size if live.console.is_terminal else None
+            asyncio.run(runner.run(lambda figures: live.update(running(figures, room and live.console.size), refresh=True)))
     else:
         asyncio.run(runner.run(_print_json if progress == "json" else _print_nothing))
 

@@ -13,6 +13,7 @@ import click
 from mes.errors import ConfigError
 
 if TYPE_CHECKING:
+    from simulators.describe import Bounds, LineFigures
     from simulators.scenario import Scenario
 
 
@@ -28,24 +29,39 @@ def command(
     @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
     @seeds
     def describe(line: str, day: dt.datetime | None, target: int | None, as_json: bool, seeds: Path | None) -> None:
-        """Show the route of a line with takt, utilisation, bottleneck and the bounds that theory sets."""
+        """Show the route of a line with takt, utilisation, bottleneck and the bounds that theory sets.
+
+        LINE is a line of the seeds, or the file of an abstract one, SCENARIO.toml.
+        """
+        if line.endswith(".toml"):
+            if day or target:
+                raise click.UsageError("an abstract line has no days and no target: leave out --day and --target")
+            from simulators import abstract
+            from simulators.describe import bounds
+
+            _show(bounds(abstract.load(Path(line))), as_json)
+            return
         from mes.seeds import load_plant
-        from simulators.describe import describe, target_of
+        from simulators.describe import describe, target_on
 
         scenario = load(seeds, line)
         date = day.date() if day else dt.datetime.now(scenario.site.tz).date()
-        plan = target_of(load_plant(folder(seeds)).targets, scenario.line.path, date)
-        if target is None and plan is None:
+        aim = target or target_on(scenario, load_plant(folder(seeds)).targets, date)
+        if aim is None:
             raise ConfigError(f"line {scenario.line.path} has no target in targets.toml: add one, or say --target")
-        figures = describe(scenario, target or (plan.cells_per_day if plan else 1), date)
-        if as_json:
-            click.echo(json.dumps(figures.as_dict()))
-            return
-        from rich.console import Console
-
-        from simulators.screen import description
-
-        console = Console()
-        Console(width=max(console.width, 150)).print(description(figures))
+        _show(describe(scenario, aim, date), as_json)
 
     return describe
+
+
+def _show(figures: LineFigures | Bounds, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(figures.as_dict()))
+        return
+    from rich.console import Console
+
+    from simulators import screen
+
+    # Wider than most terminals: a table that wraps as a whole can be read, one whose cells wrap cannot.
+    console = Console()
+    Console(width=max(console.width, screen.WIDTH)).print(screen.described(figures))

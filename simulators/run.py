@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from mes.errors import ConfigError
+from mes.plant import Target
 from simulators.conditions import Conditions
 from simulators.connection import BrokerUrl
+from simulators.describe import target_on
 from simulators.gateway import Gateway
 from simulators.journal import Fsync, Journal, JournalFull
 from simulators.ledger import Ledger, write_json
@@ -45,7 +47,7 @@ _SHOWN: Final = ("inspected", "first_pass_good", "pass", "rework", "scrap")
 class Options:
     """What to run.
 
-    target   good cells a day, to show beside those that are made
+    targets  of the plant, to show beside the good cells that are made
     speed    simulated seconds a second, None for as fast as it goes; days: None until stopped
     """
 
@@ -53,7 +55,7 @@ class Options:
     start: dt.date | None
     origin: dt.date | None
     conditions: Conditions
-    target: int | None
+    targets: list[Target]
     days: int | None
     speed: float | None
     seed: int | None
@@ -196,7 +198,8 @@ class Runner:
     def progress(self) -> dict[str, Any]:
         """The figures of now, as JSON types; events_per_s is the mean since the start, speed in simulated seconds a second as well.
 
-        day, good_today, scrap_today and the counts of stations are of the present production day; wip is now.
+        day, good_today, scrap_today, target (in proportion to planned time; so far: to the planned time that has passed) and the counts
+        of stations are of the present production day; wip is now. speed_asked None: as fast as it goes.
         """
         gateway = self.gateway
         sent = (gateway.published, gateway.acked, gateway.committed) if gateway else (0, 0, 0)
@@ -205,7 +208,7 @@ class Runner:
         day = self.scenario.day_of(max(begin, until - 1))
         truth = self.ledger.days.get(day, {})
         wip = self.stream.inside.tolist()
-        codes = [s.code for s in self.scenario.line.station]
+        aims = self.scenario, self.options.targets, day
         counted = truth.get("stations", {})
         return {
             "line": self.scenario.line.path,
@@ -213,6 +216,7 @@ class Runner:
             "clock": dt.datetime.fromtimestamp(until / TICKS, self.scenario.site.tz).strftime("%Y-%m-%d %H:%M:%S %Z"),
             "day": day.isoformat(),
             "fraction": round((until - begin) / (self.end - begin), 6) if self.end else None,
+            "speed_asked": self.options.speed,
             "speed": round((until - self._resumed) / TICKS / wall, 1),
             "generated": self.generated,
             "published": sent[0],
@@ -221,12 +225,13 @@ class Runner:
             "good": self.good,
             "good_today": truth.get("good", 0),
             "scrap_today": truth.get("scrap", 0),
-            "target": self.options.target,
+            "target": target_on(*aims),
+            "target_so_far": target_on(*aims, until),
             "wip": sum(wip),
             "events_per_s": round(sent[1] / wall, 1),
             "stations": [
-                {"station": code, **{key: counted.get(code, {}).get(key, 0) for key in _SHOWN}, "wip": inside}
-                for code, inside in zip(codes, wip, strict=True)
+                {"station": s.code, **{key: counted.get(s.code, {}).get(key, 0) for key in _SHOWN}, "wip": inside, "machines": s.machines}
+                for s, inside in zip(self.scenario.line.station, wip, strict=True)
             ],
         }
 

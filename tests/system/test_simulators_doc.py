@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "simulators.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+ROUTES = re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)
 LINE, HARD = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -37,8 +38,8 @@ def test_a_command_of_the_document_runs(command: str, desk: Path, embedded_broke
     assert done.returncode == 0, done.stderr
 
 
-def test_the_route_that_is_shown_is_that_of_the_seeds() -> None:
-    [shown] = re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)
-    words = [sys.executable, "-m", "simulators", "describe", "nanjing"]
+@pytest.mark.parametrize(("line", "shown"), list(zip(("nanjing", "dalian"), ROUTES, strict=True)))
+def test_the_route_that_is_shown_is_that_of_the_seeds(line: str, shown: str) -> None:
+    words = [sys.executable, "-m", "simulators", "describe", line]
     told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [line.split() for line in shown.splitlines()] == [line.split() for line in told.splitlines() if line.strip()]

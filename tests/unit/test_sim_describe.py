@@ -18,10 +18,11 @@ import pytest
 from rich.console import Console
 
 from mes import plant
+from mes.errors import ConfigError
 from mes.seeds import load_plant
-from simulators import screen
-from simulators.describe import LineFigures, describe, target_of
-from simulators.scenario import load
+from simulators import abstract, screen
+from simulators.describe import LineFigures, bounds, describe, target_of, target_on
+from simulators.scenario import TICKS, Scenario, load
 from simulators.stream import Stream
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,8 @@ DAY = dt.date(2026, 11, 20)
 LINES = {"26650_tabbed": ("dalian-26650-1", 100_000), "32140_tabless": ("nanjing-32140-1", 50_000)}
 with (ROOT / "tests" / "oracles" / "stations.csv").open(encoding="utf-8", newline="") as file:
     TABLE = list(csv.DictReader(file))
+with (ROOT / "tests" / "oracles" / "sim_oracles.csv").open(encoding="utf-8", newline="") as file:
+    ROWS = {row["name"]: (json.loads(row["parameters"]), float(row["expected"])) for row in csv.DictReader(file)}
 
 
 def figures(route: str) -> LineFigures:
@@ -107,7 +110,7 @@ def linesim(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_shows_it() -> None:
     told = linesim("describe", "nanjing", "--day", DAY.isoformat(), "--json")
     assert json.loads(told.stdout) == json.loads(json.dumps(figures("32140_tabless").as_dict()))
-    shown = linesim("describe", "nanjing", "--target", "40000").stdout
+    shown = linesim("describe", "nanjing", "--target", "40000", "--day", DAY.isoformat()).stdout
     assert "target 40,000 a day in 24 planned hours, takt 2.160 s" in shown
     assert "\nbottleneck hta;" in shown
     assert all(f"\n{s.station} " in shown for s in figures("32140_tabless").stations[1:])
@@ -116,20 +119,106 @@ def test_the_command_shows_it() -> None:
     assert "'shanghai' is unknown: use one of" in refused.stderr
 
 
-def test_a_running_line_fits_a_hundred_columns() -> None:
-    counts = {"inspected": 101_341, "first_pass_good": 100_945, "pass": 100_945, "rework": 0, "scrap": 396}
-    station: dict[str, Any] = {"station": "wnd", **counts, "wip": 5}
-    told = {
-        "line": "dalian/cells/26650-1", "clock": "2026-11-20 23:59:59 CST", "day": "2026-11-20", "fraction": 0.98765, "speed": 86_400.0,
-        "generated": 1_663_787, "published": 1_663_787, "acked": 1_663_787, "committed": 1_600_000, "good_today": 101_000,
-        "scrap_today": 1_341, "target": 100_000, "wip": 355_123, "events_per_s": 61_234.5,
-        "stations": [station, {**station, "station": "grd", "inspected": 0}],
-    }  # fmt: skip
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(screen.running(told))
-    shown = console.export_text()
-    assert "good 101,000 of 100,000 (101.0 %)   scrap 1,341   WIP 355,123" in shown
-    assert "99.61" in shown
-    assert max(map(len, shown.splitlines())) <= 100
-    console.print(screen.running({**told, "target": None, "fraction": None}))
-    assert "good 101,000   scrap" in console.export_text()
+def test_the_bottleneck_has_a_mark_and_tables_keep_to_their_width() -> None:
+    for route in LINES:
+        console = Console(width=screen.WIDTH, record=True, file=io.StringIO())
+        console.print(screen.described(figures(route)))
+        rows = console.export_text().splitlines()
+        assert [row.split()[0] for row in rows if row.split()[1:2] == ["<"]] == [figures(route).bottleneck]
+        assert max(row.count("…") for row in rows) == 1  # a long name, no number
+        assert len(rows) == 1 + len(figures(route).stations) + 4
+
+
+def with_breaks(scenario: Scenario) -> Scenario:
+    """Two shifts of twelve hours with an hour of rest each, and a holiday."""
+    shifts = [
+        msgspec.structs.replace(s, breaks=[plant.Break(start=at, end=at.replace(minute=59))])
+        for s, at in zip(scenario.site.shift, RESTS, strict=True)
+    ]
+    site = msgspec.structs.replace(scenario.site, shift=shifts, holiday=[plant.Holiday(day=DAY, name="rest")])
+    return replace(scenario, site=site)
+
+
+RESTS = [dt.time(12, 0), dt.time(2, 0)]
+REST_S = 2 * 59 * 60
+
+
+def test_planned_hours_bind_crews_and_not_ovens() -> None:
+    day = DAY + dt.timedelta(days=1)
+    scenario = load(ROOT / "seeds", LINES["32140_tabless"][0])
+    whole, rested = describe(scenario, 50_000, day), describe(with_breaks(scenario), 50_000, day)
+    assert rested.planned_h * 3600 == 86_400 - REST_S
+    assert rested.takt_s == pytest.approx((86_400 - REST_S) / 50_000)
+    for a, b in zip(whole.stations, rested.stations, strict=True):
+        share = 1 - REST_S / 86_400 if a.kind == "discrete" else 1.0
+        assert b.capacity == pytest.approx(a.capacity * share)
+        assert b.utilisation == pytest.approx(a.utilisation / share)
+
+
+def test_the_target_is_in_proportion_to_planned_time() -> None:
+    scenario = load(ROOT / "seeds", LINES["32140_tabless"][0])
+    rested = with_breaks(scenario)
+    whole = load_plant(ROOT / "seeds")
+    begin = scenario.day_start(DAY)
+    assert target_on(scenario, whole.targets, DAY) == 50_000
+    assert target_on(scenario, whole.targets, DAY, begin) == 0
+    assert target_on(scenario, whole.targets, DAY, begin + 6 * 3600 * TICKS) == 12_500
+    assert target_on(scenario, whole.targets, DAY, begin + 30 * 3600 * TICKS) == 50_000
+    assert target_on(rested, whole.targets, DAY) == 0
+    day = DAY + dt.timedelta(days=1)
+    # A break is no regular time: the target is for what is left. By 14:00 six hours have passed, one minute less than one of rest.
+    assert target_on(rested, whole.targets, day) == 50_000
+    due = 50_000 * (6 * 3600 - REST_S / 2) / (86_400 - REST_S)
+    assert target_on(rested, whole.targets, day, rested.day_start(day) + 6 * 3600 * TICKS) == round(due)
+    assert target_on(scenario, [], DAY) is None
+    with pytest.raises(ConfigError, match="nothing is planned on 2026-11-20"):
+        describe(rested, 50_000, DAY)
+
+
+def abstract_line(*stations: dict[str, Any]) -> abstract.Scenario:
+    return msgspec.convert({"station": [{"name": f"m{n}", **s} for n, s in enumerate(stations)]}, abstract.Scenario)
+
+
+EXPONENTIAL = {"service": {"dist": "exponential", "mean": 1.0}}
+
+
+def test_bounds_of_an_abstract_line() -> None:
+    two = bounds(abstract_line(EXPONENTIAL, EXPONENTIAL))
+    assert (two.most, two.least) == (1.0, pytest.approx(2 / 3))
+    fixed: dict[str, Any] = {"service": {"dist": "deterministic", "mean": 2.0}, "failures": {"mode": "operation", "mtbf": 90, "mttr": 10}}
+    three = bounds(abstract_line(fixed, fixed, fixed))
+    assert three.most == pytest.approx(0.45)
+    assert three.least == pytest.approx(0.5 / (1 + 3 / 9))
+    quality = {"miss": 0.1, "rework_max": 1, "rework_share": 0.5, "rework_success": 0.8}
+    mixed = bounds(abstract_line({**EXPONENTIAL, "quality": quality}, {**EXPONENTIAL, "machines": 3, "batch": 2, "buffer": 2}))
+    assert mixed.bottleneck == "m0"
+    assert mixed.most == pytest.approx(0.94 / 1.05)
+    assert mixed.least is None
+    assert (mixed.rolled_throughput_yield, mixed.final_yield) == (0.9, pytest.approx(0.94))
+
+
+@pytest.mark.parametrize("name", [name for name, (p, _) in ROWS.items() if "mu" in p and "buffers" in p])
+def test_bounds_hold_for_exact_throughputs(name: str) -> None:
+    p, expected = ROWS[name]
+    stations: list[dict[str, Any]] = [{"service": {"dist": "exponential", "mean": 1 / mu}} for mu in p["mu"]]
+    for n, buffer in enumerate(p["buffers"]):
+        stations[n + 1]["buffer"] = buffer
+    for station, fail, mend in zip(stations, p.get("p", []), p.get("r", []), strict=False):
+        station["failures"] = {"mode": "operation", "mtbf": 1 / fail, "mttr": 1 / mend}
+    found = bounds(abstract_line(*stations))
+    assert found.least is not None
+    assert found.least < expected < found.most
+
+
+def test_the_command_describes_an_abstract_line(tmp_path: Path) -> None:
+    path = tmp_path / "line.toml"
+    station = '[[station]]\nname = "{}"\nservice = {{ dist = "exponential", mean = 1.0 }}\n'
+    path.write_text(station.format("a") + station.format("b"), encoding="utf-8")
+    shown = linesim("describe", str(path)).stdout
+    assert "at most 1 good parts per time (infinite buffers), at least 0.666667 (no buffers)" in shown
+    assert json.loads(linesim("describe", str(path), "--json").stdout)["most"] == 1.0
+    for words in (["--target", "5"], ["--day", "2026-11-20"]):
+        refused = linesim("describe", str(path), *words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    refused = linesim("describe", str(tmp_path / "none.toml"))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
