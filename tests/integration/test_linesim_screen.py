@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import json
 import os
 import pty
 import select
@@ -107,3 +108,23 @@ def test_ctrl_c_leaves_the_table_and_a_state_that_goes_on(tmp_path: Path, embedd
     # The journals end where the state says; with what was written down, no more and no less.
     journals = state / "journals" / "nanjing-32140-1"
     assert {name: Journal(journals / name.replace("/", "-"), found.boot, "never").following - 1 for name in made} == made
+
+
+def test_what_json_says_of_the_stations_is_the_ledger(tmp_path: Path, embedded_broker: str) -> None:
+    seeds, ledger = small_lines(tmp_path / "seeds", 100.0), tmp_path / "truth.json"
+    words = ("--line", "nanjing", "--seeds", str(seeds), "--start", f"{START}", "--speed", "max", "--broker", embedded_broker)
+    done = subprocess.run(
+        [sys.executable, "-m", "simulators", "run", *words, "--no-marks", "--progress", "json", "--ledger", str(ledger)],
+        cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told.keys() >= {
+        "line", "simulated_until", "fraction", "generated", "published", "acked", "committed", "good", "events_per_s",
+    }  # fmt: skip
+    truth = json.loads(ledger.read_text(encoding="utf-8"))["days"][START.isoformat()]
+    assert (told["fraction"], told["day"], told["good_today"], told["scrap_today"]) == (1.0, f"{START}", truth["good"], truth["scrap"])
+    assert (told["target"], told["target_so_far"], told["speed_asked"]) == (50_000, 50_000, None)
+    for said, (code, counted) in zip(told["stations"], truth["stations"].items(), strict=True):
+        assert (said["station"], said["machines"], said["wip"]) == (code, 4, counted["wip_end"])
+        assert all(said[key] == counted[key] for key in ("inspected", "first_pass_good", "pass", "rework", "scrap"))
+    assert told["wip"] == sum(s["wip"] for s in told["stations"])

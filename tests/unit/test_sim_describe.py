@@ -185,6 +185,8 @@ EXPONENTIAL = {"service": {"dist": "exponential", "mean": 1.0}}
 def test_bounds_of_an_abstract_line() -> None:
     two = bounds(abstract_line(EXPONENTIAL, EXPONENTIAL))
     assert (two.most, two.least) == (1.0, pytest.approx(2 / 3))
+    broken = bounds(abstract_line(EXPONENTIAL, {**EXPONENTIAL, "failures": {"mode": "operation", "mtbf": 40, "mttr": 10}}))
+    assert (broken.most, broken.least) == (0.8, pytest.approx(1 / (1.5 + 0.25)))
     fixed: dict[str, Any] = {"service": {"dist": "deterministic", "mean": 2.0}, "failures": {"mode": "operation", "mtbf": 90, "mttr": 10}}
     three = bounds(abstract_line(fixed, fixed, fixed))
     assert three.most == pytest.approx(0.45)

@@ -152,6 +152,11 @@ def test_decomposition_comes_within_a_percent_of_any_chain(machines: list[tuple[
     assert theory.slotted_line(r, p, [first, second]) == pytest.approx(markov.slotted_line(r, p, [first, second]), rel=0.01)
 
 
+def test_decomposition_weighs_long_and_short_stops() -> None:
+    r, p, n = (0.4, 0.02, 0.4), (0.02, 0.002, 0.08), (7, 7)
+    assert theory.slotted_line(r, p, n) == pytest.approx(markov.slotted_line(r, p, n), rel=0.01)
+
+
 def test_decomposition_of_longer_lines() -> None:
     two = theory.two_slotted_machines((0.1, 0.1), (0.01, 0.01), 10).throughput
     assert theory.slotted_line([0.1, 0.1], [0.01, 0.01], [10]) == two
