@@ -24,6 +24,7 @@ from simulators.ledger import Ledger
 from simulators.run import State
 from simulators.scenario import load
 from simulators.stream import Stream
+from tests.faults import broker
 from tests.plants import small_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +63,13 @@ class Terminal:
         return bool(part)
 
 
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One of its own: days of lines go there, and other tests' sessions would get them."""
+    with broker("embedded", tmp_path_factory.mktemp("broker")) as there:
+        yield there.url
+
+
 @contextmanager
 def terminal(rows: int, columns: int, *words: str | Path) -> Iterator[Terminal]:
     master, slave = pty.openpty()
@@ -85,10 +93,10 @@ def terminal(rows: int, columns: int, *words: str | Path) -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize(("rows", "table"), [(40, True), (8, False)])
-def test_ctrl_c_leaves_the_table_and_a_state_that_goes_on(tmp_path: Path, embedded_broker: str, rows: int, table: bool) -> None:
+def test_ctrl_c_leaves_the_table_and_a_state_that_goes_on(tmp_path: Path, own_broker: str, rows: int, table: bool) -> None:
     seeds, state = small_lines(tmp_path / "seeds", 20.0), tmp_path / "state"
     line = ("--line", "nanjing", "--seeds", seeds, "--start", f"{START}", "--days", "2", "--speed", "3600")
-    with terminal(rows, 100, "run", *line, "--broker", embedded_broker, "--no-marks", "--state", state) as running:
+    with terminal(rows, 100, "run", *line, "--broker", own_broker, "--no-marks", "--state", state) as running:
         running.until("production day 2026-11-20", " so far (", "asm", "first pass %" if table else "passed   wnd")
         os.write(running.master, b"\x03")
         assert running.end() == 0
@@ -110,9 +118,9 @@ def test_ctrl_c_leaves_the_table_and_a_state_that_goes_on(tmp_path: Path, embedd
     assert {name: Journal(journals / name.replace("/", "-"), found.boot, "never").following - 1 for name in made} == made
 
 
-def test_what_json_says_of_the_stations_is_the_ledger(tmp_path: Path, embedded_broker: str) -> None:
+def test_what_json_says_of_the_stations_is_the_ledger(tmp_path: Path, own_broker: str) -> None:
     seeds, ledger = small_lines(tmp_path / "seeds", 100.0), tmp_path / "truth.json"
-    words = ("--line", "nanjing", "--seeds", str(seeds), "--start", f"{START}", "--speed", "max", "--broker", embedded_broker)
+    words = ("--line", "nanjing", "--seeds", str(seeds), "--start", f"{START}", "--speed", "max", "--broker", own_broker)
     done = subprocess.run(
         [sys.executable, "-m", "simulators", "run", *words, "--no-marks", "--progress", "json", "--ledger", str(ledger)],
         cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
