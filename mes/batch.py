@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mes import states
 from mes.contract import CellEvent, Reject
 from mes.equipment import Equipment, Machine, Station
 from mes.errors import Rejected
 from mes.ledger import Ledger, Received
+from mes.states import StateEvent
 
 BUCKET_MS = 5 * 60 * 1000
 
@@ -24,6 +27,16 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class StateChange:
+    """A new state event of one machine."""
+
+    machine_id: int
+    station_id: int
+    received_us: int
+    event: StateEvent
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """A reject with where it came from. `counted`: the ledger has learnt its identity from it, nothing had it before."""
 
@@ -35,12 +48,13 @@ class Quarantined:
 
 @dataclass(slots=True)
 class Batch:
-    """Filled message by message; `events`, `duplicates` and `quarantined` account for all that came.
+    """Filled message by message; `events` (of cells), `states`, `duplicates` and `quarantined` account for all that came.
 
     Duplicates are counted by (machine id, boot), and by (machine id, the bucket of their time in seconds since 1970).
     """
 
     deliveries: dict[Station, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
+    states: list[StateChange] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     received: dict[tuple[int, int], Received] = field(default_factory=lambda: defaultdict(Received))
     duplicates: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
@@ -60,12 +74,19 @@ class Batch:
         except Rejected as why:
             self.quarantined.append(Quarantined(topic, None, Reject(why.reason, why.detail, payload)))
             return
-        events, rejects = machine.station.rules.decode(payload)
-        if events:
-            self._take(machine, events if isinstance(events, list) else list(events), ledger, received_us or time.time_ns() // 1000)
-            if times > 1:
-                for event in events:
-                    self.repeated(machine.machine_id, event, times - 1)
+        received_us = received_us or time.time_ns() // 1000
+        events: Sequence[CellEvent | StateEvent]
+        if topic == machine.topic:
+            events, rejects = cells, _ = machine.station.rules.decode(payload)
+            if cells:
+                self._take(machine, cells if isinstance(cells, list) else list(cells), ledger, received_us)
+        else:
+            events, rejects = changes, _ = states.decode(payload)
+            new = [event for event in changes if self._is_new(machine.machine_id, event, ledger)]
+            self.states += [StateChange(machine.machine_id, machine.station.station_id, received_us, event) for event in new]
+        if times > 1:
+            for event in events:
+                self.repeated(machine.machine_id, event, times - 1)
         for reject in rejects:
             counted = False
             if reject.boot is not None and reject.seq is not None:
@@ -85,14 +106,14 @@ class Batch:
             self.deliveries[machine.station].append(Delivery(machine_id, received_us, new))
             self.events += len(new)
 
-    def _is_new(self, machine_id: int, event: CellEvent, ledger: Ledger) -> bool:
+    def _is_new(self, machine_id: int, event: CellEvent | StateEvent, ledger: Ledger) -> bool:
         if ledger.add(machine_id, event.boot, event.seq):
             self.received[machine_id, event.boot].add(event.seq)
             return True
         self.repeated(machine_id, event)
         return False
 
-    def repeated(self, machine_id: int, event: CellEvent, n: int = 1) -> None:
+    def repeated(self, machine_id: int, event: CellEvent | StateEvent, n: int = 1) -> None:
         """Count an event that was stored before."""
         self.duplicates[machine_id, event.boot] += n
         self.duplicates_at[machine_id, event.timestamp_ms // BUCKET_MS * BUCKET_MS // 1000] += n

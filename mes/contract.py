@@ -10,16 +10,16 @@
     invalid   umh/v1/cbak/nanjing/cells/32140-1/wnd/_cell_v1/completed        (no machine)
 
 A message on `_cell_v1/completed` is one event (a JSON object) or a backlog (an array of up to
-`MAX_BACKLOG` events of that machine, in order, at most `MAX_MESSAGE_BYTES`).
+`MAX_BACKLOG` events of that machine, in order, at most `MAX_MESSAGE_BYTES`); so is one on `_state_v1/changed` (mes.states).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -109,8 +109,8 @@ def holder_topic(site: str, area: str, line: str) -> str:
 
 
 def line_filters(site: str, area: str, line: str) -> tuple[str, ...]:
-    """The subscriptions of a line's ingest session: its cells, from every machine of every station."""
-    return (f"{ROOT}/{site}/{area}/{line}/+/+/_cell_v1/completed",)
+    """The subscriptions of a line's ingest session: its cells and states, from every machine of every station."""
+    return tuple(f"{ROOT}/{site}/{area}/{line}/+/+/{what}" for what in ("_cell_v1/completed", "_state_v1/changed"))
 
 
 def session_id(site: str, line: str) -> str:
@@ -118,9 +118,14 @@ def session_id(site: str, line: str) -> str:
     return f"mes-ingest-{site}-{line}"
 
 
+E = TypeVar("E")
+
 Result = Literal["pass", "rework", "scrap"]
 RESULTS: Final[tuple[Result, ...]] = ("pass", "rework", "scrap")
 
+Boot = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
+Seq = Annotated[int, Meta(ge=1, le=_SEQ_MAX)]
+Timestamp = Annotated[int, Meta(ge=EARLIEST_MS, lt=LATEST_MS)]
 _Reading = Annotated[float, Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 _Serial = Annotated[str, Meta(min_length=1, max_length=64)]
 
@@ -141,9 +146,9 @@ class CellEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     meas           readings by characteristic, in the unit of the plant's seeds
     """
 
-    boot: Annotated[int, Meta(ge=0, le=_INT32_MAX)]
-    seq: Annotated[int, Meta(ge=1, le=_SEQ_MAX)]
-    timestamp_ms: Annotated[int, Meta(ge=EARLIEST_MS, lt=LATEST_MS)]
+    boot: Boot
+    seq: Seq
+    timestamp_ms: Timestamp
     unit: _Serial
     attempt: Annotated[int, Meta(ge=1, le=32767)]
     result: Result
@@ -160,7 +165,7 @@ class Committed(msgspec.Struct, frozen=True):
     seq      0 when nothing of this boot is complete from its first event on
     """
 
-    boot: Annotated[int, Meta(ge=0, le=_INT32_MAX)]
+    boot: Boot
     seq: Annotated[int, Meta(ge=0, le=_SEQ_MAX)]
 
 
@@ -216,49 +221,17 @@ class Station:
 
     def decode(self, payload: bytes) -> tuple[Sequence[CellEvent], Sequence[Reject]]:
         """Split a message into events and rejects; together they account for every byte. Never raises."""
-        if len(payload) > MAX_MESSAGE_BYTES:
-            return (), (Reject("oversize", f"message of {len(payload)} bytes, at most {MAX_MESSAGE_BYTES}", payload),)
-        if payload[:1] != b"[" and not payload.lstrip(_BLANK).startswith(b"["):
+        if payload[:1] == b"[" and len(payload) <= MAX_MESSAGE_BYTES:
             try:
-                return (self._one(payload),), ()
-            except Rejected as why:
-                return (), (_reject(why, payload),)
-        try:
-            events = _decode_many(payload)
-            if len(events) <= MAX_BACKLOG and _none_oversize(payload) and self._sound(events, payload):
-                return events, ()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass
-        return self._each(payload)
-
-    def _each(self, payload: bytes) -> tuple[Sequence[CellEvent], Sequence[Reject]]:
-        """The slow way through an array, event by event, so that a bad one takes no neighbour along."""
-        try:
-            parts = list(map(bytes, _split(payload)))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
-            parts = _cut(payload)
-            if not parts:
-                return (), (Reject("not_json", str(why), payload),)
-        if len(parts) > MAX_BACKLOG:
-            return (), (Reject("oversize", f"array of {len(parts)} events, at most {MAX_BACKLOG}", payload),)
-        events: list[CellEvent] = []
-        rejects: list[Reject] = []
-        for part in parts:
-            try:
-                events.append(self._one(part))
-            except Rejected as why:
-                rejects.append(_reject(why, part))
-        return events, rejects
+                events = _decode_many(payload)
+                if len(events) <= MAX_BACKLOG and _none_oversize(payload) and self._sound(events, payload):
+                    return events, ()
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
+        return each(payload, self._one)
 
     def _one(self, payload: bytes) -> CellEvent:
-        if len(payload) > MAX_EVENT_BYTES:
-            raise Rejected("oversize", f"event of {len(payload)} bytes, at most {MAX_EVENT_BYTES}")
-        try:
-            event = _decode_one(payload)
-        except msgspec.ValidationError as why:
-            raise Rejected("invalid", str(why)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
-            raise Rejected("not_json", str(why)) from None
+        event = typed(payload, _decode_one)
         if not self._sound((event,), payload):
             self._refuse(event, payload)
         return event
@@ -304,16 +277,59 @@ class Station:
         if unknown:
             raise Rejected("unknown_characteristic", f"characteristic {min(unknown)!r} is not known at this station")
 
-        def once(pairs: list[tuple[str, Any]]) -> None:
-            names = [name for name, _ in pairs]
-            if len(names) != len(set(names)):
-                raise Rejected("duplicate_key", f"key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
-
-        json.loads(payload, object_pairs_hook=once)
         lots = event.lots if event.lots is not UNSET else {}
-        for text in (event.unit, *lots.keys(), *lots.values()):
-            if "\0" in text:
-                raise Rejected("nul", f"NUL in {text!r}")
+        refuse_hidden(payload, (event.unit, *lots.keys(), *lots.values()))
+
+
+def each(payload: bytes, one: Callable[[bytes], E]) -> tuple[Sequence[E], Sequence[Reject]]:
+    """Split a message into events, which `one` makes or refuses (Rejected), and rejects: event by event, so that a bad one
+    takes no neighbour along. Never raises."""
+    if len(payload) > MAX_MESSAGE_BYTES:
+        return (), (Reject("oversize", f"message of {len(payload)} bytes, at most {MAX_MESSAGE_BYTES}", payload),)
+    parts = [payload]
+    if payload.lstrip(_BLANK).startswith(b"["):
+        try:
+            parts = list(map(bytes, _split(payload)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
+            parts = _cut(payload)
+            if not parts:
+                return (), (Reject("not_json", str(why), payload),)
+    if len(parts) > MAX_BACKLOG:
+        return (), (Reject("oversize", f"array of {len(parts)} events, at most {MAX_BACKLOG}", payload),)
+    events: list[E] = []
+    rejects: list[Reject] = []
+    for part in parts:
+        try:
+            events.append(one(part))
+        except Rejected as why:
+            rejects.append(_reject(why, part))
+    return events, rejects
+
+
+def typed(payload: bytes, decode: Callable[[bytes], E]) -> E:
+    """One event as its type says, or Rejected."""
+    if len(payload) > MAX_EVENT_BYTES:
+        raise Rejected("oversize", f"event of {len(payload)} bytes, at most {MAX_EVENT_BYTES}")
+    try:
+        return decode(payload)
+    except msgspec.ValidationError as why:
+        raise Rejected("invalid", str(why)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
+        raise Rejected("not_json", str(why)) from None
+
+
+def refuse_hidden(payload: bytes, texts: Iterable[str]) -> None:
+    """Rejected where a decoded event does not show it: a key that stands twice in one object, a NUL in one of its texts."""
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(names) != len(set(names)):
+            raise Rejected("duplicate_key", f"key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+
+    json.loads(payload, object_pairs_hook=once)
+    for text in texts:
+        if "\0" in text:
+            raise Rejected("nul", f"NUL in {text!r}")
 
 
 def _none_oversize(payload: bytes) -> bool:

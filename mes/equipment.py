@@ -21,6 +21,8 @@ class Station:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
+    """A machine: its id, and the topic of its cells."""
+
     machine_id: int
     topic: str
     station: Station
@@ -46,14 +48,15 @@ class Equipment:
     def __init__(self, line: Line, machines: Iterable[Machine]) -> None:
         self.line = line
         self._by_topic = {machine.topic: machine for machine in machines}
+        self._by_state_topic = {topic.replace("/_cell_v1/completed", "/_state_v1/changed"): m for topic, m in self._by_topic.items()}
 
     def machines(self) -> Iterable[Machine]:
         """All machines of the line."""
         return self._by_topic.values()
 
     def machine(self, topic: str) -> Machine:
-        """The machine whose cells are reported on `topic`; Rejected says why there is none."""
-        machine = self._by_topic.get(topic)
+        """The machine whose cells (then `topic` is its `topic`) or states are reported on `topic`; Rejected says why there is none."""
+        machine = self._by_topic.get(topic) or self._by_state_topic.get(topic)
         if machine is None:
             parsed = contract.Topic.parse(topic)
             raise Rejected(

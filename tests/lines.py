@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 import psycopg
 
 from mes.batch import Batch
-from mes.contract import CellEvent, encode
+from mes.contract import CellEvent, encode, machine_topic
+from mes.states import StateEvent
 from mes.store.events import Writer, active_lines
 from mes.store.seed import SUMS
 from mes.store.sums import Rollup
@@ -24,14 +26,14 @@ class Line:
         self.equipment = self.writer.equipment()
         self.ledger = self.writer.ledger()
 
-    def put(self, topic: str, *events: CellEvent) -> None:
+    def put(self, topic: str, *events: CellEvent | StateEvent) -> None:
         batch = Batch()
         for start in range(0, len(events), 256):
             batch.add(topic, encode(events[start : start + 256]), self.equipment, self.ledger)
         self.writer.commit(batch)
 
-    def topic(self, machine: str) -> str:
-        return f"umh/v1/cbak/{self.path}/{machine}/_cell_v1/completed"
+    def topic(self, machine: str, kind: Literal["cell", "state"] = "cell") -> str:
+        return machine_topic(*self.path.split("/"), *machine.split("/"), kind)
 
 
 @contextlib.contextmanager

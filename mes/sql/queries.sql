@@ -112,6 +112,13 @@ ORDER BY c.closing_id DESC
 -- Buckets whose rows this transaction changes.
 INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT %s::smallint, to_timestamp(at) FROM unnest(%s::double precision[]) AS at
 
+-- name: add_states
+-- States of machines; returns the identities of those that were not there.
+INSERT INTO mes.state_event (at, received_at, seq, machine_id, boot, line_id, station_id, state, reason)
+SELECT * FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::bigint[], %s::integer[], %s::integer[], %s::smallint[], %s::smallint[],
+    %s::text[]::mes.packml_state[], %s::text[])
+ON CONFLICT DO NOTHING RETURNING machine_id, boot, seq
+
 -- name: count_duplicates
 -- Duplicates by machine and the bucket of their time.
 INSERT INTO mes.duplicate AS d (machine_id, bucket, n)

@@ -125,7 +125,7 @@ class Writer:
             while True:
                 try:
                     self._transact(batch, inside)
-                    return batch.events
+                    return batch.events + len(batch.states)
                 except pg.UniqueViolation:
                     if not self._drop_stored(batch):
                         raise
@@ -146,6 +146,8 @@ class Writer:
                     copy.write(TRAILER)
                 marks = np.unique(np.concatenate(touched)) / 1e6
                 cursor.execute(queries()["mark_buckets"], [self.line.line_id, marks.tolist()])
+            if batch.states:
+                _write_states(cursor, batch, self.line.line_id)
             _write_ledger(cursor, batch)
             if batch.quarantined:
                 _write_quarantine(cursor, batch)
@@ -159,8 +161,11 @@ class Writer:
         before = batch.events
         events = [(e.timestamp_ms, d.machine_id, e.boot, e.seq) for ds in batch.deliveries.values() for d in ds for e in d.events]
         at_ms, machine_ids, boots, seqs = map(list, zip(*events, strict=True))
-        at = [_EPOCH + dt.timedelta(milliseconds=ms) for ms in at_ms]
-        stored = set(self._connection.execute(queries()["stored_events"], [at, machine_ids, boots, seqs, self.line.line_id]).fetchall())
+        stored = set(
+            self._connection.execute(
+                queries()["stored_events"], [list(map(_at, at_ms)), machine_ids, boots, seqs, self.line.line_id]
+            ).fetchall()
+        )
         batch.events = 0
         for deliveries in batch.deliveries.values():
             for d in deliveries:
@@ -174,6 +179,24 @@ class Writer:
         for station in [station for station, deliveries in batch.deliveries.items() if not deliveries]:
             del batch.deliveries[station]
         return before - batch.events
+
+
+def _write_states(cursor: Cursor, batch: Batch, line_id: int) -> None:
+    """Store states; what the table knows all the same (see `commit`) is taken out of the batch and counted as duplicate."""
+    rows = [
+        (_at(s.event.timestamp_ms), _at(s.received_us / 1000), s.event.seq, s.machine_id, s.event.boot, line_id, s.station_id,
+         s.event.state, s.event.reason or None)
+        for s in batch.states
+    ]  # fmt: skip
+    new = set(cursor.execute(queries()["add_states"], list(map(list, zip(*rows, strict=True)))).fetchall())
+    for known in [s for s in batch.states if (s.machine_id, s.event.boot, s.event.seq) not in new]:
+        batch.states.remove(known)
+        batch.repeated(known.machine_id, known.event)
+
+
+def _at(ms: float) -> dt.datetime:
+    """The instant so many milliseconds after 1970."""
+    return _EPOCH + dt.timedelta(milliseconds=ms)
 
 
 def _write_ledger(cursor: Cursor, batch: Batch) -> None:

@@ -221,10 +221,10 @@ def test_filters_that_a_former_version_has_left_are_taken_back(parts: Parts) -> 
         sessions_held(database)
     rows(
         database,
-        "UPDATE mes.line_session SET filters = filters || ARRAY['umh/v1/cbak/nanjing/cells/32140-1/+/+/_state_v1/changed'] RETURNING 1",
+        "UPDATE mes.line_session SET filters = filters || ARRAY['umh/v1/cbak/nanjing/cells/32140-1/+/+/_cell_v1/finished'] RETURNING 1",
     )
     with service("ingest", database, broker):
-        only = ["umh/v1/cbak/nanjing/cells/32140-1/+/+/_cell_v1/completed"]
+        only = list(contract.line_filters("nanjing", "cells", "32140-1"))
         wait_for(
             lambda: value(database, "SELECT filters FROM mes.line_session JOIN mes.line USING (line_id) WHERE code = '32140-1'") == only,
             what="filters as they are now",

@@ -10,9 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from mes.states import StateEvent
 from tests.conftest import Databases
 from tests.lines import held, look_at_days, step
-from tests.pipeline import event
+from tests.pipeline import AT_MS, event
 
 ROOT = Path(__file__).resolve().parents[2]
 QUERIES = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/report.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -25,6 +26,7 @@ def reader(embedded_databases: Databases) -> Iterator[psycopg.Connection[Any]]:
     with held(database, "nanjing/cells/32140-1") as line:
         line.put(line.topic("wnd/01"), event(1, meas={"electrode_tension": 12.0}), event(2, result="scrap", defect="W01"), event(4))
         line.put(line.topic("grd/01"), event(1), event(3))
+        line.put(line.topic("wnd/02", "state"), StateEvent(1, 1, AT_MS, "execute"))
     step(database)
     look_at_days(database)
     with psycopg.connect(database, autocommit=True) as connection:

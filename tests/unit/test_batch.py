@@ -188,7 +188,7 @@ def test_an_empty_backlog_adds_nothing() -> None:
         (TOPICS[0].replace("/wnd/01", "/wnd/09"), "unknown_machine"),
         (TOPICS[0].replace("/wnd/", "/xyz/"), "unknown_machine"),
         (TOPICS[0].replace("32140-1", "32140-2"), "unknown_machine"),
-        (machine_topic("nanjing", "cells", "32140-1", "wnd", "01", "state"), "unknown_machine"),
+        (TOPICS[0].replace("completed", "finished"), "unknown_machine"),
         (contract.kpi_topic("nanjing", "cells", "32140-1", "throughput_day"), "unknown_machine"),
         ("umh/v1/cbak/Nanjing/cells", "topic"),
         ("", "topic"),

@@ -131,14 +131,18 @@ def test_topics_that_are_made_can_be_read() -> None:
     assert Topic.parse(kpi) == Topic("nanjing", "cells", "32140-1", None, None, "_kpi_v1", "throughput_day")
 
 
-def test_a_session_gets_the_cells_of_its_line_and_no_more() -> None:
-    (pattern,) = contract.line_filters("nanjing", "cells", "32140-1")
+def test_a_session_gets_the_cells_and_states_of_its_line_and_no_more() -> None:
+    patterns = contract.line_filters("nanjing", "cells", "32140-1")
 
     def matches(topic: str) -> bool:
-        levels, wanted = topic.split("/"), pattern.split("/")
-        return len(levels) == len(wanted) and all(want in ("+", level) for want, level in zip(wanted, levels, strict=True))
+        levels = topic.split("/")
+        return any(
+            len(levels) == len(wanted) and all(want in ("+", level) for want, level in zip(wanted, levels, strict=True))
+            for wanted in (pattern.split("/") for pattern in patterns)
+        )
 
     assert matches(contract.machine_topic("nanjing", "cells", "32140-1", "wnd", "03", "cell"))
+    assert matches(contract.machine_topic("nanjing", "cells", "32140-1", "wnd", "03", "state"))
     assert not matches(contract.machine_topic("nanjing", "cells", "32140-1", "wnd", "03", "ledger"))
     assert not matches(contract.machine_topic("nanjing", "cells", "32140-2", "wnd", "03", "cell"))
     assert contract.session_id("nanjing", "32140-1") == "mes-ingest-nanjing-32140-1"
@@ -177,7 +181,7 @@ def good_events(draw: st.DrawFn) -> CellEvent:
 @given(good_events())
 @settings(deadline=None, max_examples=50)
 def test_a_good_event_survives_encoding(event: CellEvent) -> None:
-    assert STATION.decode(encode(event)) == ((event,), ())
+    assert STATION.decode(encode(event)) == ([event], [])
 
 
 @given(st.lists(good_events(), max_size=6))

@@ -17,6 +17,7 @@ CREATE TABLE mes.state_event (
     reason      text,
     PRIMARY KEY (line_id, at, machine_id, boot, seq)
 );
+CREATE INDEX state_event_machine ON mes.state_event (machine_id, at);
 COMMENT ON TABLE mes.state_event IS 'A machine has changed its state. Identity and key as of mes.cell_event.';
 COMMENT ON COLUMN mes.state_event.at IS 'begin of the state, by the machine''s clock; it lasts until the machine''s next one';
 COMMENT ON COLUMN mes.state_event.reason IS 'why, by the machine; NULL where it says nothing';
