@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import aiomqtt
 
+from mes.client import Client, code_of
 from mes.errors import Refused, Unavailable
 from mes.mqtt import Message
 from mes.session import REFUSED_CODES, Address, Session, refused, said_plainly
@@ -25,7 +26,6 @@ from mes.tasks import set_within
 __all__ = ["Message", "Publisher", "Session", "subscribed"]
 
 log = logging.getLogger(__name__)
-logging.getLogger("mqtt").setLevel(logging.ERROR)  # aiomqtt warns of more than ten calls under way, which is what we want
 
 _AT_ONCE = 100  # retained values on their way
 _HOLD_S = 60.0  # after which a topic that the broker refused is tried again
@@ -36,40 +36,26 @@ class _Older(Refused):
     """The broker does not speak this version of MQTT."""
 
 
-class _Client(aiomqtt.Client):
-    """aiomqtt's, with a publish that tells the broker's reason code, which aiomqtt does not look at."""
-
+class _Client(Client):
     def __init__(self, url: str, **options: Any) -> None:
         at = Address.of(url)
         super().__init__(at.host, at.port, username=at.user, password=at.password, tls_context=at.tls(), **options)
-        self._answers: dict[int, asyncio.Future[int]] = {}
 
     async def retain(self, values: list[tuple[str, bytes]]) -> list[int | None]:
-        """Publish values, retained, and wait for the broker's reason code of each (MQTT 3.1.1 knows only 0: taken); None
-        where the connection ended before."""
+        """Publish values, retained, and wait for the broker's reason code of each; None where the connection ended before."""
         answers: list[asyncio.Future[int]] = []
         for topic, payload in values:
             answer = asyncio.get_running_loop().create_future()
-            self._answers[self._client.publish(topic, payload, 1, retain=True).mid] = answer
+            self.send(topic, payload, partial(_settle, answer), retain=True)
             answers.append(answer)
         everything = asyncio.gather(*answers)
         await asyncio.wait((everything, self._disconnected), return_when=asyncio.FIRST_COMPLETED)
         return [answer.result() if answer.done() else None for answer in answers]
 
-    def has_gone(self) -> bool:
-        return self._disconnected.done()
 
-    def _on_publish(self, *what: Any) -> None:
-        _, _, mid, code, _ = what
-        answer = self._answers.pop(mid, None)
-        if answer is not None and not answer.done():
-            answer.set_result(getattr(code, "value", code))
-
-    def _on_disconnect(self, *what: Any) -> None:
-        if not self._connected.cancelled():  # else nobody waits any more, and aiomqtt would stumble over that
-            super()._on_disconnect(*what)
-        if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()  # seen: asyncio would complain of it otherwise
+def _settle(answer: asyncio.Future[int], code: int) -> None:
+    if not answer.done():
+        answer.set_result(code)
 
 
 @contextlib.asynccontextmanager
@@ -79,17 +65,15 @@ async def connected(url: str, mqtt: _Client) -> AsyncIterator[_Client]:
     try:
         async with mqtt:
             yield mqtt
-    except aiomqtt.MqttCodeError as why:
-        code = why.rc if isinstance(why.rc, int) else why.rc.value if why.rc else 0
+    except aiomqtt.MqttError as why:
+        code = code_of(why)
         if isinstance(why, aiomqtt.exceptions.MqttConnectError):
             if code in _OLDER:
                 raise _Older(f"{where} speaks neither MQTT 5 nor 3.1.1: check MES_BROKER_URL") from why
             if code in REFUSED_CODES:
                 raise refused(where, code) from why
-        raise Unavailable(f"{where}: {why}") from why
-    except aiomqtt.MqttError as why:
-        if isinstance(why.__context__, ssl.SSLError):  # what aiomqtt made of it has no type
-            raise said_plainly(where, why.__context__) from why
+        if (no := mqtt.refusal(why)) is not None:
+            raise said_plainly(where, no) from why
         raise Unavailable(f"{where}: {why}") from why
     except (OSError, UnicodeError) as why:
         raise said_plainly(where, why) from why

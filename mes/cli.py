@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mes.cli_ledger import ledger
+from mes.cli_pki import pki
 from mes.cli_quarantine import quarantine
 from mes.errors import MesError, Unavailable
 
@@ -36,17 +37,21 @@ class _Group(click.Group):
 @click.option("--database", "database_url", envvar="MES_DATABASE_URL", show_envvar=True, help="postgresql://user:password@host/database")
 @click.option("--broker", "broker_url", envvar="MES_BROKER_URL", show_envvar=True, help="mqtt://user:password@host:1883, or mqtts://")
 @click.option(
+    "--broker-ca", envvar="MES_BROKER_CA", show_envvar=True, help="authority to trust with mqtts://, PEM  [default: the system's]"
+)
+@click.option("--broker-cert", envvar="MES_BROKER_CERT", show_envvar=True, help="certificate of this client at the broker, PEM")
+@click.option("--broker-key", envvar="MES_BROKER_KEY", show_envvar=True, help="its private key, PEM")
+@click.option(
     "--log-level", envvar="MES_LOG_LEVEL", show_envvar=True, default="info", type=click.Choice(["debug", "info", "warning", "error"])
 )
-def main(database_url: str | None, broker_url: str | None, log_level: str) -> None:
+def main(database_url: str | None, log_level: str, **broker: str | None) -> None:
     """Counts battery cells against their targets: events from MQTT into PostgreSQL or TimescaleDB, figures out of it."""
     import os
 
     # one source of settings for commands and for the processes they start
     if database_url:
         os.environ["MES_DATABASE_URL"] = database_url
-    if broker_url:
-        os.environ["MES_BROKER_URL"] = broker_url
+    os.environ.update({f"MES_{name.upper()}": value for name, value in broker.items() if value})
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
 
@@ -211,6 +216,7 @@ def unscrap(serial: str, station: str | None, why: str) -> None:
 
 main.add_command(ledger)
 main.add_command(quarantine)
+main.add_command(pki)
 
 
 @main.command()

@@ -22,6 +22,7 @@ from mes.errors import Refused, Unavailable
 from mes.mqtt import Message
 from mes.settings import without_password
 from mes.tasks import set_within
+from mes.tls import Credentials, is_final, meaning
 
 _ANSWER_S = 10.0  # for the connection and the answer to CONNECT
 _KEEPALIVE_S = 10.0
@@ -40,7 +41,7 @@ REFUSED_CODES: Final = {
 
 
 class Address(NamedTuple):
-    """Where a URL mqtt://[user:password@]host[:port], or mqtts:// (TLS, the system's authorities), points."""
+    """Where a URL mqtt://[user:password@]host[:port], or mqtts:// for TLS (see `mes.tls`), points."""
 
     host: str
     port: int
@@ -56,7 +57,7 @@ class Address(NamedTuple):
         return cls(parts.hostname or "127.0.0.1", parts.port or (8883 if secure else 1883), secure, user, password)
 
     def tls(self) -> ssl.SSLContext | None:
-        return ssl.create_default_context() if self.secure else None
+        return Credentials.of_environment().context(self.secure)
 
 
 def refused(where: str, code: int) -> Refused:
@@ -68,8 +69,8 @@ def said_plainly(where: str, why: OSError | UnicodeError) -> Refused | Unavailab
     """What the network or the system said, as an error of ours."""
     if isinstance(why, UnicodeError):
         return Refused(f"{where}: this is no host name ({why}): check MES_BROKER_URL")
-    if isinstance(why, ssl.SSLError) and not isinstance(why, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)):
-        return Refused(f"{where}: TLS: {why}: check the certificates, and that this port speaks TLS")
+    if isinstance(why, ssl.SSLError) and is_final(why):
+        return Refused(f"{where}: TLS: {meaning(why)}")
     return Unavailable(f"{where}: {str(why) or f'no answer within {_ANSWER_S:.0f} s'}")
 
 
@@ -215,7 +216,8 @@ class Session(asyncio.Protocol):
             self._ticking.cancel()
         if isinstance(why, ssl.SSLError) and not self._answered.is_set():
             self._fail(said_plainly(self._where, why))
-        self._fail(Unavailable(f"{self._where}: {why or 'the connection was closed'}"))
+        early = "" if self._answered.is_set() or self._at.secure else " before it answered: does this port want TLS (mqtts://)?"
+        self._fail(Unavailable(f"{self._where}: {why or 'the connection was closed'}{early}"))
         self._closed.set()
 
     def _take(self, packet: mqtt.Packet) -> None:

@@ -31,6 +31,7 @@ from mes.embedded.postgres import EmbeddedPostgres
 from mes.errors import ConfigError
 from mes.plant import Plant
 from mes.seeds import load_plant
+from mes.tls import CA, CERT, KEY, Credentials
 
 BOARD_PORT: Final = 8787
 _TICK_S: Final = 0.2
@@ -108,9 +109,9 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What children need to know, over our own environment."""
+        """What children need to know, over our own environment; certificates are for a broker that was given, ours has none."""
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not (self._broker and name in (CA, CERT, KEY))},
             "MES_DATABASE_URL": self.database_url,
             "MES_BROKER_URL": self.broker_url,
             "MES_HOME": str(self.home),
@@ -282,7 +283,11 @@ def where_to_look(stack: Stack) -> None:
     if stack.board_port is not None:
         announce(f"board      http://127.0.0.1:{stack.board_port}")
     announce(f'database   psql "{stack.database_url}"')
-    announce(f"broker     mosquitto_sub -h {broker.hostname} -p {broker.port or 1883} -t 'umh/v1/cbak/+/+/+/_kpi_v1/#' -v")
+    port, files = broker.port or 1883, ""
+    if broker.scheme == "mqtts":
+        flags = zip(("--cafile", "--cert", "--key"), Credentials.of_environment(), strict=True)
+        port, files = broker.port or 8883, "".join(f" {flag} {path}" for flag, path in flags if path)
+    announce(f"broker     mosquitto_sub -h {broker.hostname} -p {port}{files} -t 'umh/v1/cbak/+/+/+/_kpi_v1/#' -v")
     announce(f"logs       {stack.home / 'logs'}")
 
 

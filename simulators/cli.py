@@ -143,6 +143,12 @@ def list_lines(seeds: Path | None) -> None:
 @_option("--boot", env="MES_BOOT", type=click.IntRange(1, 2**31 - 1), show_default="as the state says, else 1", help="Restart count.")
 @_seeds
 @_option("--broker", env="MES_BROKER_URL", default="mqtt://127.0.0.1:1883", help="mqtt(s)://[user:password@]host[:port].")
+@_option("--broker-ca", env="MES_BROKER_CA", type=_FILE, show_default="the system's", help="Authority to trust with mqtts://, PEM.")
+@_option("--broker-cert", env="MES_BROKER_CERT", type=_FILE, help="Certificate of this client, PEM: of the line, or of a machine.")
+@_option("--broker-key", env="MES_BROKER_KEY", type=_FILE, help="Its private key, PEM.")
+@_option(
+    "--certificates", env="MES_CERTIFICATES", type=_FOLDER, help="Folder of `mes pki`: a connection for each machine, with its certificate."
+)
 @_option("--window", env="MES_WINDOW", type=click.IntRange(1, 10_000), default=200, help="Most publishes unacknowledged.")
 @_option(
     "--state", env="MES_STATE", type=_FOLDER, help="Folder of the machines' journals, for the next start; without it they are temporary."
@@ -165,9 +171,17 @@ def list_lines(seeds: Path | None) -> None:
 @_ledger
 def run(**given: Any) -> None:
     """Run a line: publish its events to the broker; or publish a file that `linesim generate` has written."""
+    from dataclasses import replace
+
+    from mes.tls import Credentials
     from simulators.connection import BrokerUrl
 
-    broker = BrokerUrl.parse(given["broker"])
+    credentials = Credentials(*(given[key] for key in ("broker_ca", "broker_cert", "broker_key")))
+    broker = replace(BrokerUrl.parse(given["broker"]), credentials=credentials)
+    if given["certificates"] is None:
+        credentials.context(broker.tls)  # what is wrong is said before a line is built
+    elif given["file"] is not None or not broker.tls or credentials.cert is not None:
+        raise click.UsageError("--certificates is for a line at an mqtts:// broker: leave out --from, --broker-cert and --broker-key")
     if given["file"] is not None:
         _replay(given["file"], broker, given)
         return
@@ -198,7 +212,10 @@ def run(**given: Any) -> None:
             targets=load_plant(_seeds_folder(given["seeds"])).targets,
             days=given["days"] or (None if given["catch_up"] else 1),
             broker=broker,
-            **{key: given[key] for key in ("speed", "seed", "boot", "window", "marks", "fsync", "state", "catch_up", "ledger")},
+            **{
+                key: given[key]
+                for key in ("speed", "seed", "boot", "window", "marks", "fsync", "state", "catch_up", "ledger", "certificates")
+            },
         ),
         given["progress"],
     )

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
+from mes.client import Client, code_of, reason_of
 from mes.errors import ConfigError, Refused
+from mes.tls import Credentials, meaning
+
+__all__ = ["BrokerUrl", "Client", "Connection"]
 
 _BACK_OFF_S: Final = (0.2, 5.0)
+_SOUND_S: Final = 5.0  # a connection that ends sooner is none: the broker has hung up on what it was sent
 _KEEPALIVE_S: Final = 20
 
 
 @dataclass(frozen=True)
 class BrokerUrl:
-    """mqtt://[user:password@]host[:port]; mqtts:// is TLS. `__str__` leaves the password out."""
+    """mqtt://[user:password@]host[:port]; mqtts:// is TLS, with the certificates of `credentials`. `__str__` leaves the password out."""
 
     host: str
     port: int
     user: str | None
     password: str | None
     tls: bool
+    credentials: Credentials = field(default_factory=Credentials.of_environment)
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
@@ -61,36 +66,47 @@ class Connection:
         self._version = 5
 
     async def serve(self, work: Callable[[Client], Awaitable[bool]]) -> None:
-        """Do the work on one connection after another until it returns True. Refused when the broker rejects the credentials."""
-        delay, said = _BACK_OFF_S[0], ""
+        """Do the work on one connection after another until it returns True. ConfigError when a certificate of ours is not in
+        order, Refused when the broker rejects who we are."""
+        delay, away, said = _BACK_OFF_S[0], False, ""
         while True:
+            client, began = self._client(), None
             try:
-                async with self._client() as client:
-                    delay = _BACK_OFF_S[0]
-                    if said:
+                async with client:
+                    began = time.monotonic()
+                    if away:
                         self._say(f"broker {self.url} is there again")
-                        said = ""
+                        away = False
                     if await work(client):
                         return
             except aiomqtt.MqttError as why:
-                code = _code(why)
-                if code in (1, 132) and self._version == 5:
+                if code_of(why) in (1, 132) and self._version == 5:
                     self._version = 4
                     continue
-                if code in (4, 5, 134, 135):  # bad user name or password, not authorised, as 3.1.1 and as 5 number them
-                    who = f"user {self.url.user!r}" if self.url.user else "a client without user"
-                    cure = "set user and password in MES_BROKER_URL (mqtt://user:password@host)"
-                    raise Refused(f"broker {self.url} refuses {who}: {cure}") from why
-                problem = f"broker {self.url} does not answer ({why}): trying again; is it running, and is MES_BROKER_URL right?"
+                self._refuse(client, why)
+                if began is None:
+                    away = True
+                    problem = f"broker {self.url} does not answer ({why}): trying again; is it running, and is MES_BROKER_URL right?"
+                else:
+                    problem = f"broker {self.url} has ended the connection ({reason_of(why)}): connecting again"
+                    if time.monotonic() - began >= _SOUND_S:
+                        delay, said = _BACK_OFF_S[0], ""
                 if problem != said:
                     self._say(problem)
                     said = problem
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _BACK_OFF_S[1])
 
+    def _refuse(self, client: Client, why: aiomqtt.MqttError) -> None:
+        """Raise Refused where it is no use to try again."""
+        if (no := client.refusal(why)) is not None:
+            raise Refused(f"broker {self.url}: TLS: {meaning(no)}") from why
+        if code_of(why) in (4, 5, 134, 135):  # bad user name or password, not authorised, as 3.1.1 and as 5 number them
+            who = f"user {self.url.user!r}" if self.url.user else "a client without user"
+            cure = "set user and password in MES_BROKER_URL (mqtt://user:password@host)"
+            raise Refused(f"broker {self.url} refuses {who}: {cure}") from why
+
     def _client(self) -> Client:
-        quiet = logging.getLogger("linesim.mqtt")
-        quiet.setLevel(logging.CRITICAL)
         return Client(
             self.url.host,
             self.url.port,
@@ -101,31 +117,5 @@ class Connection:
             protocol=aiomqtt.ProtocolVersion.V5 if self._version == 5 else aiomqtt.ProtocolVersion.V311,
             keepalive=_KEEPALIVE_S,
             max_inflight_messages=self._window,
-            tls_context=ssl.create_default_context() if self.url.tls else None,
-            logger=quiet,
+            tls_context=self.url.credentials.context(self.url.tls),
         )
-
-
-class Client(aiomqtt.Client):
-    """aiomqtt's, with a publish that waits for nothing and hands on the broker's reason code, which aiomqtt does not look at."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._answers: dict[int, Callable[[int], None]] = {}
-
-    def send(self, topic: str, payload: bytes, answered: Callable[[int], None]) -> None:
-        """Publish with QoS 1; `answered` is called with the reason code (0: taken) unless the connection ends before."""
-        self._answers[self._client.publish(topic, payload, 1).mid] = answered
-
-    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
-        answered = self._answers.pop(mid, None)
-        if answered is None:
-            super()._on_publish(client, userdata, mid, reason_code, properties)
-        else:
-            answered(getattr(reason_code, "value", reason_code))
-
-
-def _code(why: aiomqtt.MqttError) -> int:
-    if not isinstance(why, aiomqtt.MqttCodeError) or why.rc is None:
-        return 0
-    return int(why.rc if isinstance(why.rc, int) else why.rc.value)

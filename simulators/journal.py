@@ -116,9 +116,10 @@ class Journal:
         last.following = first + n
         return n
 
-    def read(self, boot: int, seq: int, most: int = MAX_BACKLOG) -> tuple[bytes, int]:
+    def read(self, boot: int, seq: int, most: int = MAX_BACKLOG, longest: int = MAX_MESSAGE_BYTES) -> tuple[bytes, int]:
         """A message's payload that begins with event `seq`, and how many events it holds: an object where it is one event,
-        else an array of as many as follow in the segment and the contract allows. (b"", 0) at the end."""
+        else an array of as many as follow in the segment and fit into `longest` bytes. (b"", 0) at the end. An event that is
+        longer by itself is returned all the same."""
         at = bisect_right([(s.boot, s.first) for s in self._segments], (boot, seq)) - 1
         if at < 0 or self._segments[at].boot != boot or seq >= self._segments[at].following:
             return b"", 0
@@ -129,7 +130,9 @@ class Journal:
             for _ in range(seq - known):
                 offset += len(file.readline())
             file.seek(offset)
-            data = file.read(min(MAX_MESSAGE_BYTES - 1, segment.size - offset))
+            data = file.read(min(longest - 1, segment.size - offset))
+            if b"\n" not in data:  # with its end of line one event is as long as the message may be, or longer
+                data += file.readline()
         there = data.count(b"\n")
         n = min(there, most)
         end = data.rindex(b"\n") + 1 if n == there else _end_of(data, n)

@@ -9,6 +9,7 @@ No I/O but the journal's, no clock but the one that callers pass in. What a mach
   up to `longest` while nothing moves, and begins anew when something does. What comes twice, the backend counts once.
 - A message that the broker refuses is not published: the machine waits as long before it tries again.
 - It is never more than `ahead` events past its mark: so much can be sent twice, and so much a broker has to hold.
+- Its messages are as long as the broker takes; an event that is longer by itself, and all behind it, waits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mes.contract import MAX_BACKLOG, Committed
+from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES, Committed
 from simulators.journal import Journal
 
 _NOT_HELD: Final = float("-inf")
@@ -57,6 +58,12 @@ class Machine:
         self.journal = journal
         self.sent_again = 0
         """Events that were published before, counted each time."""
+        self.most_bytes = MAX_MESSAGE_BYTES
+        """Bytes of a payload that the broker takes."""
+        self.too_long: Publication | None = None
+        """What cannot be published as it is longer than that."""
+        self.waits_since: float | None = None
+        """Since when something is on its way without any progress of the mark, over reconnects."""
         self._ahead = ahead
         self._stall, self._longest, self._jitter = stall, longest, jitter
         self._boot = self._committed = 0
@@ -105,11 +112,16 @@ class Machine:
             self._drains &= self._next < end
             return None
         self._drains |= end - self._next > MAX_BACKLOG
-        payload, n = self.journal.read(self._boot, self._next, min(room, MAX_BACKLOG if self._drains else 1))
+        payload, n = self.journal.read(self._boot, self._next, min(room, MAX_BACKLOG if self._drains else 1), self.most_bytes)
+        publication = Publication(self.topic, payload, self._boot, self._next, n)
+        self.too_long = publication if len(payload) > self.most_bytes else None
+        if self.too_long:
+            return None
         if self._next == self._committed + 1:
             self._moved = now  # nothing was on its way: the mark's time begins now
+        if self.waits_since is None:
+            self.waits_since = now
         self.sent_again += max(0, min(self._reached, self._next + n) - self._next)
-        publication = Publication(self.topic, payload, self._boot, self._next, n)
         self._next += n
         self._reached = max(self._reached, self._next)
         return publication
@@ -122,6 +134,7 @@ class Machine:
 
     def refused(self, now: float) -> None:
         """The broker has not taken a message: nothing more until some time has passed, then from the mark on."""
+        self.waits_since = None
         if now >= self._held:
             self._held = now + self._patience
             self._lose_patience()
@@ -138,6 +151,7 @@ class Machine:
         self._next = max(self._next, seq + 1)
         self._reached = max(self._reached, self._next)
         self._moved = now
+        self.waits_since = now if self._reached > seq + 1 else None
         self._held = _NOT_HELD
         self._patience = self._stall * self._jitter()
         self.journal.trim(Committed(self._boot, seq))

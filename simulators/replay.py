@@ -22,9 +22,9 @@ from typing import Final
 import msgspec
 
 from mes.contract import MAX_BACKLOG, MAX_MESSAGE_BYTES, decode_committed
-from mes.errors import ConfigError
+from mes.errors import ConfigError, Refused
 from simulators.connection import BrokerUrl, Client, Connection
-from simulators.gateway import mark_filters
+from simulators.gateway import NOT_TAKEN, PACKET_BYTES, mark_filters
 
 _CHUNK: Final = 20_000  # lines that are looked at together: what one machine has in them goes out as arrays
 _WINDOW_BYTES: Final = 2 << 20
@@ -147,6 +147,7 @@ class Replay:
         self._moved = time.monotonic()
         self._began = 0.0
         self._on_their_way = self._bytes = self._refused = 0
+        self._said: set[str] = set()
         self._news = asyncio.Event()
 
     async def run(self, show: Callable[[Figures], None]) -> bool:
@@ -187,7 +188,7 @@ class Replay:
 
     async def _work(self, client: Client) -> None:
         if self.marks:
-            marks = (topic.replace("/_cell_v1/completed", "/_ledger_v1/committed") for topic in self._last)
+            marks = {topic.replace("/_cell_v1/completed", "/_ledger_v1/committed") for topic in self._last}
             await client.subscribe([(pattern, 1) for pattern in mark_filters(marks)])
             await asyncio.sleep(_SETTLE_S)
         self._began = self._began or time.monotonic()
@@ -250,22 +251,32 @@ class Replay:
         for item in chunk:
             by_topic.setdefault(item.topic, []).append(item)
         for topic, mine in by_topic.items():
-            for payload, n in _messages(mine):
+            room = MAX_MESSAGE_BYTES if client.longest is None else min(MAX_MESSAGE_BYTES, client.longest - len(topic) - PACKET_BYTES)
+            for payload, n in _messages(mine, room):
+                if len(payload) > room:
+                    raise Refused(
+                        f"broker {self.url} takes {room:,} bytes of {topic}, and {self.file} holds a message of {len(payload):,}:"
+                        " raise its limit of the packet size"
+                    )
                 while self._on_their_way >= self.window or self._bytes > _WINDOW_BYTES:
                     await self._wait()
                 self._on_their_way += 1
                 self._bytes += len(payload)
                 self.figures.sent += n
-                client.send(topic, payload, partial(self._answered, n, len(payload)))
+                client.send(topic, payload, partial(self._answered, topic, n, len(payload)))
         if chunk:
             self.figures.at_ms = chunk[-1].at_ms
         await asyncio.sleep(0)
 
-    def _answered(self, n: int, size: int, code: int) -> None:
+    def _answered(self, topic: str, n: int, size: int, code: int) -> None:
         self._on_their_way -= 1
         self._bytes -= size
         if code == 16 or code >= 128:
             self._refused += n
+            reason = NOT_TAKEN.get(code, f"reason code {code}")
+            if reason not in self._said:
+                self._said.add(reason)
+                self.say(f"broker {self.url} does not take {topic} ({reason}): it is sent again until it does")
         else:
             self.figures.acked += n
         self._news.set()
@@ -275,12 +286,12 @@ class Replay:
         await self._news.wait()
 
 
-def _messages(mine: list[Item]) -> Iterator[tuple[bytes, int]]:
+def _messages(mine: list[Item], longest: int) -> Iterator[tuple[bytes, int]]:
     """Payloads with how many of the file are in each: events that follow one another as arrays, what is no event by itself."""
     lot: list[bytes] = []
     size = 2
     for item in mine:
-        if not item.boot or len(lot) == MAX_BACKLOG or size + len(item.payload) + 1 > MAX_MESSAGE_BYTES:
+        if not item.boot or len(lot) == MAX_BACKLOG or size + len(item.payload) + 1 > longest:
             yield from _lot(lot)
             lot, size = [], 2
         if item.boot:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from mes.errors import ConfigError
 from mes.plant import Target
+from simulators.apart import Apart
 from simulators.conditions import Conditions
 from simulators.connection import BrokerUrl
 from simulators.describe import target_on
@@ -49,6 +50,7 @@ class Options:
 
     targets  of the plant, to show beside the good cells that are made
     speed    simulated seconds a second, None for as fast as it goes; days: None until stopped
+    certificates   folder of `mes pki`: each machine has a connection with its own certificate; None: one gateway speaks for all
     """
 
     scenario: Scenario
@@ -67,6 +69,7 @@ class Options:
     state: Path | None
     catch_up: bool
     ledger: Path | None
+    certificates: Path | None = None
 
 
 @dataclass
@@ -154,7 +157,7 @@ class Runner:
         self.ledger = Ledger(self.scenario)
         self.generated = 0
         self.good = 0
-        self.gateway: Gateway | None = None
+        self.gateway: Gateway | Apart | None = None
 
     def prepare(self) -> None:
         """Open the journals, build the stream and regenerate, in silence, what they hold or have held."""
@@ -240,9 +243,13 @@ class Runner:
         line = self.scenario.line
         self._began, self._resumed = time.monotonic(), self.stream.until
         options = self.options
-        self.gateway = gateway = Gateway(
-            options.broker, f"linesim-{line.site}-{line.code}", self.machines, marks=options.marks, window=options.window, say=self._say
-        )
+        gateway: Gateway | Apart
+        if options.certificates is None:
+            name = f"linesim-{line.site}-{line.code}"
+            gateway = Gateway(options.broker, name, self.machines, marks=options.marks, window=options.window, say=self._say)
+        else:
+            gateway = Apart(options.broker, options.certificates, self.machines, marks=options.marks, window=options.window, say=self._say)
+        self.gateway = gateway
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -288,7 +295,7 @@ class Runner:
         part = self.stream.advance(until)
         return part, self.stream.records(part)
 
-    async def _work(self, gateway: Gateway) -> None:
+    async def _work(self, gateway: Gateway | Apart) -> None:
         """Generate what is due and have the machines write it down; an hour at a time when there is a backlog."""
         zero, began = self.stream.until, time.monotonic()
         speed = self.options.speed
@@ -312,7 +319,7 @@ class Runner:
                 await asyncio.sleep(_TICK_S)
         await gateway.below(0)
 
-    async def _write_down(self, gateway: Gateway, record: Records, backlog: bool) -> None:
+    async def _write_down(self, gateway: Gateway | Apart, record: Records, backlog: bool) -> None:
         """Into the machine's journal; a full disk stops the line until there is room again."""
         said = False
         while True:
