@@ -31,6 +31,7 @@ class Client(aiomqtt.Client):
         self._overheard = Overheard()
         logger.addHandler(self._overheard)
         super().__init__(host, port, logger=logger, **options)
+        self._hint = "" if options.get("tls_context") else ": does this port want TLS (mqtts://)?"
         self.longest: int | None = None
         self.ended = 0
         self._answers: dict[int, Callable[[int], None]] = {}
@@ -76,7 +77,7 @@ class Client(aiomqtt.Client):
         if what[2].is_disconnect_packet_from_server:
             self.ended = what[3].value
         if not self._connected.done():  # nobody would tell who waits for it
-            self._connected.set_exception(aiomqtt.MqttError("the connection was closed before the broker answered"))
+            self._connected.set_exception(aiomqtt.MqttError(f"the broker closed the connection before it answered{self._hint}"))
             self._connected.exception()
         elif not self._connected.cancelled():  # else nobody waits any more, and aiomqtt would stumble over that
             super()._on_disconnect(*what)

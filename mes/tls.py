@@ -72,7 +72,7 @@ def meaning(why: ssl.SSLError) -> str:
         if "expired" in why.verify_message:
             return "its certificate has expired: renew it, or set the clock of this machine"
         return f"its certificate is not trusted ({why.verify_message}): set {CA} to the certificate of its authority"
-    reason = (why.reason or "").replace(" ", "_").upper()
+    reason = (getattr(why, "reason", None) or "").replace(" ", "_").upper()
     return next(
         (text for name, text in _MEANING.items() if reason.endswith(name)), f"{why}: check the certificates, and that this port speaks TLS"
     )

@@ -21,13 +21,13 @@ OTHER = f"{LINE}/wnd/02"
 
 
 def few(plant: Plant | None = None) -> list[pki.Wanted]:
-    """What a plant needs, but of the machines only those of two stations."""
+    """What a plant (by default that of the seeds) needs, but of the machines only those of some stations."""
     every = pki.wanted(plant or load_plant(SEEDS), ["localhost", "127.0.0.1"], ["dashboard"])
-    return [one for one in every if not one.place.startswith("machines/") or one.place.split("/")[4] in ("wnd", "grd")]
+    return [one for one in every if not one.place.startswith("machines/") or one.place.split("/")[4] in ("wnd", "asm", "pck", "grd")]
 
 
-def made(folder: Path) -> Path:
-    pki.make(folder, few(), days=30, renew_before=0)
+def made(folder: Path, plant: Plant | None = None) -> Path:
+    pki.make(folder, few(plant), days=30, renew_before=0)
     return folder
 
 
