@@ -93,14 +93,15 @@ def list_certificates(ctx: click.Context, out: Path | None) -> None:
 def revoke(ctx: click.Context, certificate: str, out: Path | None) -> None:
     """Take CERTIFICATE (as `mes pki list` names it) out of use: a key that was lost or stolen.
 
-    Give the broker the new list of the authority, and run `mes pki` for another certificate with a new key.
+    Give the broker the new list of the authority, and SIGHUP; a connection that is open ends when the broker is restarted.
+    Run `mes pki` for another certificate with a new key.
     """
     from mes import pki as run
 
     folder = _folder(ctx, out)
     n = run.revoke(folder, certificate)
     signer = "backend" if certificate == run.BACKEND else "plant"
-    click.echo(f"revoked {n} of {certificate}: give the broker {folder}/ca/{signer}.crl and restart it; `mes pki` makes another")
+    click.echo(f"revoked {n} of {certificate}: give the broker {folder}/ca/{signer}.crl and SIGHUP; `mes pki` makes another")
 
 
 def _folder(ctx: click.Context, out: Path | None) -> Path:

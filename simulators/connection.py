@@ -104,6 +104,8 @@ class Connection:
         if code_of(why) in (4, 5, 134, 135):  # bad user name or password, not authorised, as 3.1.1 and as 5 number them
             who = f"user {self.url.user!r}" if self.url.user else "a client without user"
             cure = "set user and password in MES_BROKER_URL (mqtt://user:password@host)"
+            if self.url.credentials.cert:
+                who, cure = f"the certificate {self.url.credentials.cert}", "give its name to a user there"
             raise Refused(f"broker {self.url} refuses {who}: {cure}") from why
 
     def _client(self) -> Client:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +20,7 @@ from mes import contract
 from mes import pki as certificates
 from mes.broker import Publisher, Session
 from mes.contract import Committed, encode
+from mes.embedded import process
 from mes.errors import Refused, Unavailable
 from mes.seeds import load_plant
 from mes.store.seed import seed
@@ -30,7 +34,7 @@ from tests.deployed import Deployed, Peer, run
 from tests.pipeline import WND, event, service, sessions_held, value
 from tests.pki import LINE, MACHINE, OTHER
 from tests.plants import small_lines
-from tests.servers import wait_for
+from tests.servers import accepts, free_port, stopped_at_the_end, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 KPI = contract.kpi_topic("nanjing", "cells", "32140-1", "throughput_day")
@@ -232,11 +236,13 @@ def test_a_connection_without_tls_is_closed_and_said(broker: Deployed, tmp_path:
         asyncio.run(session())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho forgets to close the socket
 def test_a_broker_that_is_not_ours_is_refused(broker: Deployed, tmp_path: Path) -> None:
     foreign = pki.made(tmp_path / "foreign")
     url = replace(BrokerUrl.parse(broker.url), credentials=pki.credentials(broker.pki, f"machines/{MACHINE}", trust=foreign))
     with pytest.raises(Refused, match=r"its certificate is not trusted \(.*\): set MES_BROKER_CA to the certificate of its authority"):
         asyncio.run(Gateway(url, "x", []).serve())
+    gc.collect()
 
 
 # --- who may say and hear what ---------------------------------------------------------------------------------------------
@@ -572,33 +578,90 @@ def test_what_is_acknowledged_behind_a_session_that_is_away_arrives_also_after_a
         assert asyncio.run(attempt(broker)) == arrive
 
 
-def test_a_broker_out_of_memory_acknowledges_nothing_that_it_does_not_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hangs up on the publisher instead, who notices, and what it has acknowledged is there for who listens again."""
-    acked, kept = set(), set()
+# --- other ways -------------------------------------------------------------------------------------------------------------------
 
+
+def test_a_list_of_what_is_revoked_is_taken_up_while_the_broker_runs(tmp_path: Path) -> None:
     async def attempt(broker: Deployed) -> None:
-        for name, text in broker.backend().items():
-            monkeypatch.setenv(name, text)
-        async with Session(broker.backend_url, "away", [topic(MACHINE)]) as session:
-            await asyncio.wait_for(session.established.wait(), 30)
-        with contextlib.suppress(aiomqtt.MqttError):
-            async with Peer(broker, AT, max_inflight_messages=100) as client:
-                for seq in range(1, 20_000):
-                    client.send(topic(MACHINE), encode(event(seq)), lambda code, seq=seq: acked.add(seq) if code == 0 else None)
-                    if seq % 100 == 0:
-                        await until(lambda seq=seq: len(acked) == seq or client.has_gone(), "acknowledged")
-                    if client.has_gone():
-                        break
-        assert 1000 < len(acked) < 20_000
-        assert broker.count("disconnected due to out of memory") == 1
-        async with asyncio.timeout(60):
-            while not acked <= kept:
-                with contextlib.suppress(Unavailable):
-                    async with Session(broker.backend_url, "away", [topic(MACHINE)]) as session:
-                        while not acked <= kept:
-                            messages = await session.receive()
-                            session.ack(messages)
-                            kept.update(contract.msgspec.json.decode(message.payload)["seq"] for message in messages)
+        async with Peer(broker, AT) as client:
+            assert await client.publish_to(topic(MACHINE), b"{}") == 16
+        kept = [(path, path.read_bytes()) for path in (broker.pki / f"{AT}.crt", broker.pki / f"{AT}.key")]
+        certificates.revoke(broker.pki, AT)
+        for path, data in kept:
+            path.write_bytes(data)
+        assert broker.process
+        broker.process.send_signal(signal.SIGHUP)
+        gateway = Gateway(url_of(broker, AT), "x", [], say=lambda _: None)
+        with pytest.raises(Refused, match="MES_BROKER_CERT is revoked"):
+            await refused_in_the_end(gateway)
+        async with Peer(broker, f"machines/{OTHER}") as client:
+            assert await client.publish_to(topic(OTHER), b"{}") == 16
 
-    with Deployed(tmp_path / "broker", changes=[("memory_limit 2147483648", "memory_limit 8000000")]) as broker:
+    async def refused_in_the_end(gateway: Gateway) -> None:
+        for _ in range(100):  # until the broker has come to the signal
+            await asyncio.wait({task := asyncio.create_task(gateway.serve())}, timeout=0.5)
+            if task.done():
+                task.result()
+            task.cancel()
+            await asyncio.wait({task})
+
+    with Deployed(tmp_path) as broker:
         asyncio.run(attempt(broker))
+
+
+def test_a_machine_without_a_certificate_is_named_before_anything_is_sent(broker: Deployed) -> None:
+    words = ["run", "--line", "nanjing", "--seeds", str(pki.SEEDS), "--certificates", str(broker.pki), "--progress", "none"]
+    done = run([sys.executable, "-m", "simulators", *words], {"MES_BROKER_URL": broker.url})
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"linesim: --certificates {broker.pki}: there is no machines/{LINE}/")
+    assert last.endswith(f"make it with `mes pki --out {broker.pki}`")
+
+
+def test_nats_takes_the_same_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives a name its rights by `verify_and_map`, and tells who publishes elsewhere nothing: it speaks MQTT 3.1.1."""
+    folder, port = pki.made(tmp_path / "pki"), free_port()
+    (tmp_path / "nats.conf").write_text(
+        f"""
+server_name: "x"
+host: "127.0.0.1"
+port: -1
+jetstream {{ store_dir: "{tmp_path}/store" }}
+mqtt {{
+  host: "127.0.0.1", port: {port}
+  tls {{
+    cert_file: "{folder}/server/broker.crt", key_file: "{folder}/server/broker.key", ca_file: "{folder}/ca/plant.crt"
+    verify_and_map: true
+  }}
+}}
+authorization {{ users: [
+  {{ user: "CN={MACHINE}", permissions: {{ publish: "umh.v1.cbak.{MACHINE.replace("/", ".")}._cell_v1.completed" }} }}
+  {{ user: "CN=dashboard" }}
+] }}
+"""
+    )
+    url = BrokerUrl.parse(f"mqtts://127.0.0.1:{port}")
+    said: list[str] = []
+
+    async def attempt() -> None:
+        own = Gateway(replace(url, credentials=pki.credentials(folder, AT)), "own", [machine(tmp_path, topic(MACHINE), 5)], marks=False)
+        async with Session(str(url), "hears", [topic(MACHINE), topic(OTHER)], clean=True) as session:
+            async with serving(own):
+                await until(lambda: own.uncommitted == 0, "acknowledged")
+            other = machine(tmp_path, topic(OTHER), 5)
+            gateway = Gateway(replace(url, credentials=pki.credentials(folder, AT)), "other", [other], unmarked_s=1.0, say=said.append)
+            async with serving(gateway):
+                await until(lambda: gateway.unmarked == 1, "noticed")
+            assert {message.topic for message in await session.receive()} == {topic(MACHINE)}
+        for stranger, says in ((None, "it wants a certificate"), (f"machines/{OTHER}", "refuses the certificate")):
+            with pytest.raises(Refused, match=says):
+                await Gateway(replace(url, credentials=pki.credentials(folder, stranger)), "x", []).serve()
+
+    for name, text in pki.environment(pki.credentials(folder, "dashboards/dashboard")).items():
+        monkeypatch.setenv(name, text)
+    program = process.program("nats-server", "MES_BROKER_URL")
+    server = subprocess.Popen([program, "-c", tmp_path / "nats.conf"], stderr=subprocess.DEVNULL)
+    with stopped_at_the_end(server):
+        wait_for(lambda: accepts(port), what="NATS")
+        asyncio.run(attempt())
+    assert len(said) == 1

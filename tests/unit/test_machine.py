@@ -78,7 +78,7 @@ class Life(RuleBasedStateMachine):
             publication = self.machine.publication(self.now)
             if publication is None:
                 return
-            assert len(publication.payload) <= MAX_MESSAGE_BYTES
+            assert len(publication.payload) <= self.machine.most_bytes <= MAX_MESSAGE_BYTES
             assert publication.n <= MAX_BACKLOG
             sent = events(publication.payload)
             assert sent == [(publication.boot, seq) for seq in range(publication.first, publication.first + publication.n)]
@@ -110,6 +110,11 @@ class Life(RuleBasedStateMachine):
         mark = data.draw(st.sampled_from([self.marks[-1], *self.marks]))
         before = self.machine.uncommitted
         assert before - self.machine.heard(mark, self.now) == self.machine.uncommitted
+
+    @rule(most_bytes=st.sampled_from([90, 200, 1000, MAX_MESSAGE_BYTES]))
+    def reach_a_broker_that_takes(self, most_bytes: int) -> None:
+        """Each event fits, how many more depends."""
+        self.machine.most_bytes = most_bytes
 
     @rule()
     def lose(self) -> None:
@@ -231,6 +236,55 @@ def test_what_is_refused_waits_also_over_reconnects(tmp_path: Path) -> None:
         made.connected(now)
         waits.append(now - last)
     assert waits == [10.0, 20.0, 30.0, 30.0]
+
+
+def test_messages_are_as_long_as_the_broker_takes_and_no_longer(tmp_path: Path) -> None:
+    made = machine(tmp_path / "a")
+    made.append(lines(1, 10, 40, size=100), 10, 40, backlog=True)
+    one = len(lines(1, 10, 1, size=100)) - 1
+    made.most_bytes = 3 * one + 4  # brackets and commas
+    assert [p.n for p in iter(lambda: made.publication(0.0), None)][:3] == [3, 3, 3]
+    made.connected(1.0)
+    made.most_bytes = 3 * one + 3
+    assert [p.n for p in iter(lambda: made.publication(1.0), None)][:3] == [2, 2, 2]
+    made.connected(2.0)
+    made.most_bytes = one
+    assert [p.payload for p in iter(lambda: made.publication(2.0), None)] == lines(1, 10, 40, size=100).splitlines()  # objects
+    assert made.too_long is None
+
+
+def test_an_event_that_is_longer_than_the_broker_takes_waits_and_is_named(tmp_path: Path) -> None:
+    made = machine(tmp_path)
+    made.append(lines(1, 1, 2, size=100) + lines(1, 3, 1, size=5000) + lines(1, 4, 1, size=100), 1, 4)
+    made.most_bytes = 4000
+    assert sent(made, 0.0) == [(1, 1), (2, 1)]
+    assert made.too_long is not None
+    assert (made.too_long.first, made.too_long.n, len(made.too_long.payload) > 5000) == (3, 1, True)
+    assert made.heard(Committed(1, 2), 1.0) == 2
+    assert sent(made, 500.0) == []
+    made.most_bytes = 6000  # another broker
+    assert sent(made, 501.0) == [(3, 1), (4, 1)]
+    assert made.too_long is None
+
+
+def test_how_long_a_mark_has_stood_still_counts_over_reconnects_and_from_the_first_message(tmp_path: Path) -> None:
+    made = machine(tmp_path, 3)
+    assert made.waits_since is None
+    sent(made, 100.0)
+    for now in (105.0, 110.0):
+        made.connected(now)
+        sent(made, now)
+    assert made.waits_since == 100.0
+    made.heard(Committed(1, 1), 120.0)
+    assert made.waits_since == 120.0
+    made.heard(Committed(1, 1), 130.0)
+    assert made.waits_since == 120.0
+    made.refused(140.0)  # that is not taken, and said by itself
+    assert made.waits_since is None
+    sent(made, 200.0)
+    assert made.waits_since == 200.0
+    made.heard(Committed(1, 3), 210.0)
+    assert made.waits_since is None
 
 
 def test_a_mark_of_another_boot_or_an_old_one_says_nothing(tmp_path: Path) -> None:
