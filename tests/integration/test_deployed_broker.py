@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,7 +36,7 @@ from tests.deployed import Deployed, Peer, run
 from tests.pipeline import WND, event, service, sessions_held, value
 from tests.pki import LINE, MACHINE, OTHER
 from tests.plants import small_lines
-from tests.servers import accepts, free_port, stopped_at_the_end, wait_for
+from tests.servers import Mosquitto, accepts, free_port, stopped_at_the_end, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 KPI = contract.kpi_topic("nanjing", "cells", "32140-1", "throughput_day")
@@ -665,3 +667,62 @@ authorization {{ users: [
         wait_for(lambda: accepts(port), what="NATS")
         asyncio.run(attempt())
     assert len(said) == 1
+
+
+# --- what the administrator types ---------------------------------------------------------------------------------------------------
+
+README = (ROOT / "deploy/mosquitto/README.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"<!-- block: (\w+) -->\n```sh\n(.*?)```", README, re.DOTALL))
+
+
+def test_what_the_readme_says_puts_a_broker_in_place(tmp_path: Path) -> None:
+    """As root with the owner that it says, else without."""
+    plant = small_lines(tmp_path / "seeds", 100.0)
+    assert README.count("```sh") == len(BLOCKS) == 2
+    here = tmp_path / "etc"
+    here.mkdir()
+    port, other = free_port(), free_port()
+    program = Mosquitto(tmp_path / "unused").program
+    commands = "".join(BLOCKS.values()).replace("/etc/mosquitto", str(here)).replace("deploy/mosquitto", str(ROOT / "deploy/mosquitto"))
+    commands = commands.replace("--host broker.plant", "--host localhost --host 127.0.0.1").replace(
+        "mes pki", f"{sys.executable} -m mes pki"
+    )
+    if os.getuid() != 0:
+        commands = commands.replace(" -g mosquitto", "")
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert plant.is_dir()
+    store = tmp_path / "store"
+    store.mkdir()
+    settings = here / "mosquitto.conf"
+    text = settings.read_text()
+    for old, new in (
+        ("/etc/mosquitto", str(here)),
+        ("/var/lib/mosquitto", str(store)),
+        ("listener 8883", f"listener {port} 127.0.0.1"),
+        ("listener 8884", f"listener {other} 127.0.0.1"),
+    ):
+        text = text.replace(old, new)
+    settings.write_text(text)
+    if os.getuid() == 0:  # it becomes the user mosquitto, who has to reach its files
+        for folder in (tmp_path, *tmp_path.parents):
+            if str(folder).startswith(("/tmp/", "/var/tmp/")):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        shutil.chown(store, "mosquitto", "mosquitto")
+    process = subprocess.Popen([program, "-c", settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # type: ignore[list-item]
+    with stopped_at_the_end(process):
+        wait_for(lambda: accepts(port) and accepts(other), what="Mosquitto")
+        url = replace(BrokerUrl.parse(f"mqtts://127.0.0.1:{port}"), credentials=pki.credentials(tmp_path / "pki", AT))
+
+        async def attempt() -> None:
+            said: list[str] = []
+            gateway = Gateway(url, "x", [machine(tmp_path, topic(MACHINE), 1)], say=said.append)
+            async with serving(gateway):
+                await until(lambda: gateway.refused, "an answer")
+            assert "nobody subscribes to it" in said[-1]
+
+        asyncio.run(attempt())
+    assert (store / "mosquitto.db").exists()

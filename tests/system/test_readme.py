@@ -19,7 +19,7 @@ from tests.plants import small_lines
 from tests.servers import free_port, missing, wait_for
 
 BLOCKS = dict(re.findall(r"<!-- block: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
-TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "publish", "unscrap", "gaps", "quarantine", "seed"}
+TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "certificates", "publish", "unscrap", "gaps", "quarantine", "seed"}
 
 
 class Plant:
@@ -34,6 +34,7 @@ class Plant:
         """Run a block as a person would paste it."""
         text = BLOCKS[block].replace("-p 1883", f"-p {self.port}")
         text = text.replace("postgresql://mes:secret@127.0.0.1:5432/mes", self.database).replace("mqtt://127.0.0.1:1883", self.broker)
+        text = text.replace(".mes/", f"{home}/")
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MES_")}
         return subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", text],
@@ -143,6 +144,12 @@ def test_servers(tmp_path: Path, embedded_databases: Databases, mosquitto: str) 
     running = mine.start("servers", tmp_path / "home", MES_SEEDS=str(small_lines(tmp_path / "seeds", 100.0)))
     until(running, "psql")
     ctrl_c(running)
+
+
+def test_certificates(counting: Plant, tmp_path: Path) -> None:
+    output = counting.run("certificates", tmp_path / "home", MES_SEEDS=str(small_lines(tmp_path / "seeds", 100.0)))
+    assert re.search(r"machines/nanjing/cells/32140-1/wnd/03 +nanjing/cells/32140-1/wnd/03 ", output)
+    assert (tmp_path / "home/pki/acl").is_file()
 
 
 def test_publish(counting: Plant, tmp_path: Path) -> None:

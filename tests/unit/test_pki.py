@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
 import ssl
 import stat
 import subprocess
@@ -23,6 +24,7 @@ from mes.cli import main
 from mes.errors import ConfigError
 from mes.seeds import load_plant
 from tests.pki import LINE, MACHINE, OTHER, SEEDS, expired, few, made
+from tests.servers import missing
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -73,6 +75,8 @@ def test_certificates_are_limited_to_their_use(tmp_path: Path) -> None:
 
 def test_openssl_takes_them_at_its_strictest(tmp_path: Path) -> None:
     """Python 3.13 asks for the same (VERIFY_X509_STRICT)."""
+    if not shutil.which("openssl"):
+        missing("openssl", "openssl")
     folder = made(tmp_path)
     for place, signer, purpose in (
         ("server/broker", "plant", "sslserver"),

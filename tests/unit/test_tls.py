@@ -12,11 +12,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from mes import authority, pki, tls
+from mes.embedded.broker import EmbeddedBroker
 from mes.errors import ConfigError
 from mes.session import Address
 from mes.tls import Credentials, Overheard, is_final, meaning
+from mes.up import Stack
 from simulators.connection import BrokerUrl
-from tests.pki import MACHINE, OTHER, credentials, environment, expired, made, outdated
+from tests.pki import MACHINE, OTHER, SEEDS, credentials, environment, expired, made, outdated
 
 AT = f"machines/{MACHINE}"
 
@@ -139,6 +141,15 @@ def test_the_environment_is_read_by_both_sides(folder: Path, monkeypatch: pytest
     for name in environment(one):
         monkeypatch.setenv(name, "")
     assert Credentials.of_environment() == Credentials()
+
+
+def test_certificates_are_for_a_broker_that_was_given_and_not_for_the_embedded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MES_BROKER_CA", "/ca.crt")
+    stack = Stack(tmp_path, SEEDS, broker_url="mqtts://broker")
+    assert stack.environment["MES_BROKER_CA"] == "/ca.crt"
+    stack = Stack(tmp_path, SEEDS)
+    stack._broker = EmbeddedBroker(tmp_path)
+    assert "MES_BROKER_CA" not in stack.environment
 
 
 def test_an_authority_among_others_may_have_expired(folder: Path, tmp_path: Path) -> None:
