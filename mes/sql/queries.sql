@@ -195,6 +195,97 @@ INSERT INTO mes.quarantine_discarded
 SELECT quarantine_id, first_seen_at, last_seen_at, times, reason, detail, topic, octet_length(payload), machine_id, boot, seq, digest, %(why)s
 FROM gone
 
+-- name: timescaledb
+-- What the server and this database have of TimescaleDB. Its loader, not the extension, knows disable_load.
+SELECT split_part(current_setting('server_version'), ' ', 1),
+    (SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'),
+    (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'),
+    current_setting('timescaledb.license', true), current_setting('timescaledb.disable_load', true) IS NOT NULL,
+    current_database(), current_user
+
+-- name: chunks_by
+-- The version of TimescaleDB in whose chunks the events lie; NULL where they lie in a plain table.
+SELECT (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb')
+WHERE EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass('mes.cell_event'))
+
+-- name: path_to_timescaledb
+-- Have its functions in the search path until the transaction ends.
+SELECT set_config('search_path', 'pg_catalog, ' || extnamespace::regnamespace, true) FROM pg_extension WHERE extname = 'timescaledb'
+
+-- name: hypertable
+-- A row where a table of ours is one.
+SELECT num_dimensions FROM timescaledb_information.hypertables WHERE hypertable_schema = 'mes' AND hypertable_name = %s
+
+-- name: make_hypertable
+-- Cut a table into chunks of a day, the rows that it holds too. Its key begins with line and time: no other index is needed.
+SELECT create_hypertable(%s::regclass, by_range('at', INTERVAL '1 day'), create_default_indexes => false, migrate_data => true)
+
+-- name: compression
+-- Whether a table may be compressed, and after how many days that is done.
+SELECT h.compression_enabled, (
+    SELECT extract(day FROM (j.config ->> 'compress_after')::interval)::integer FROM timescaledb_information.jobs j
+    WHERE j.proc_name = 'policy_compression' AND (j.hypertable_schema, j.hypertable_name) = (h.hypertable_schema, h.hypertable_name)
+)
+FROM timescaledb_information.hypertables h WHERE h.hypertable_schema = 'mes' AND h.hypertable_name = %s
+
+-- name: retention_job
+-- A row where TimescaleDB has the job that drops events.
+SELECT job_id FROM timescaledb_information.jobs WHERE proc_schema = 'mes' AND proc_name = 'run_retention'
+
+-- name: retention
+-- How long events are kept, after how many days they are compressed, and from when on they are there.
+SELECT keep_days, compress_days, horizon FROM mes.retention
+
+-- name: keep_events
+-- From now on events are kept so many days; NULL: for ever.
+UPDATE mes.retention SET keep_days = %s
+
+-- name: compress_events
+-- From now on events are compressed after so many days; NULL: no more of them.
+UPDATE mes.retention SET compress_days = %s
+
+-- name: droppable
+-- Up to where events could go now if so many days were kept, and up to where age alone would let them.
+SELECT mes.droppable(%(keep)s::integer), date_trunc('day', now() - %(keep)s::integer * interval '24 hours', 'UTC')
+
+-- name: keeps_from_going
+-- Per line the first production day before an instant that is not closed, and the oldest mark before it.
+SELECT l.path,
+    (SELECT min(d.production_day) FROM kpi.line_day d LEFT JOIN mes.day_report r USING (line_id, production_day)
+     WHERE d.line_id = l.line_id AND d.starts_at < %(upto)s AND r.closed_at IS NULL),
+    (SELECT min(m.bucket) FROM mes.dirty_bucket m WHERE m.line_id = l.line_id AND m.bucket < %(upto)s)
+FROM mes.line l ORDER BY l.path
+
+-- name: advance_horizon
+-- Say that events before are about to go, as far as settings, closed days and marks let it.
+SELECT mes.advance_horizon()
+
+-- name: drop_events
+-- Drop one day of them; its end, or NULL.
+SELECT mes.drop_events()
+
+-- name: dropped
+-- What was dropped, latest first.
+SELECT begins, ends, dropped_at, dropped_by FROM mes.dropped ORDER BY ends DESC LIMIT %s
+
+-- name: hold_events
+-- Keep events of a line from being dropped until the transaction ends; from when on they are there, NULL for ever.
+SELECT mes.hold_events(%s::smallint)
+
+-- name: horizon
+-- From when on the events of a line are there.
+SELECT coalesce((SELECT horizon FROM mes.line_horizon WHERE line_id = %s), (SELECT horizon FROM mes.retention))
+
+-- name: days_without_events
+-- Production days of a line, within a range, whose events are gone: how many, first and last.
+SELECT count(*), min(production_day), max(production_day) FROM kpi.line_day
+WHERE line_id = %(line)s AND ends_at <= %(horizon)s AND production_day BETWEEN coalesce(%(first)s, production_day) AND coalesce(%(last)s, production_day)
+
+-- name: can_be_summed_up
+-- Whether the day of a line has the sums that its events left, or had none.
+SELECT EXISTS (SELECT FROM kpi.station_sum WHERE line_id = %(line)s AND grain = 'day' AND starts_at = %(begin)s)
+    OR NOT EXISTS (SELECT FROM kpi.line_day WHERE line_id = %(line)s AND production_day = %(day)s AND events > 0)
+
 -- name: marked_buckets
 -- How many buckets wait for a rollup.
 SELECT count(DISTINCT (line_id, bucket)) FROM mes.dirty_bucket
