@@ -130,6 +130,7 @@ ON CONFLICT (machine_id, bucket) DO UPDATE SET n = d.n + EXCLUDED.n
 SELECT e.machine_id, e.boot, e.seq
 FROM unnest(%s::timestamptz[], %s::integer[], %s::integer[], %s::bigint[]) AS k (at, machine_id, boot, seq)
 JOIN mes.cell_event e ON (e.line_id, e.at, e.machine_id, e.boot, e.seq) = (%s::smallint, k.at, k.machine_id, k.boot, k.seq)
+WHERE e.at >= %s AND e.at <= %s -- the first and the last of these times: other chunks are not looked at
 
 -- name: quarantine
 -- Keep rejects whole; the same bytes on the same topic are counted, not repeated, and the latest verdict stands.
@@ -311,8 +312,32 @@ WITH taken AS (
 )
 SELECT DISTINCT bucket FROM taken ORDER BY bucket
 
+-- name: history_days
+-- Begins of the UTC days, within a stretch of time, in which a line has events, sums or the begin of a day: from each day straight to
+-- the next event behind it.
+WITH RECURSIVE d AS (
+    (
+        SELECT date_trunc('day', at, 'UTC') AS day FROM mes.cell_event
+        WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s ORDER BY at LIMIT 1
+    )
+    UNION ALL
+    SELECT date_trunc('day', n.at, 'UTC')
+    FROM d CROSS JOIN LATERAL (
+        SELECT at FROM mes.cell_event
+        WHERE line_id = %(line)s AND at >= d.day + interval '24 hours' AND at < %(end)s ORDER BY at LIMIT 1
+    ) AS n
+)
+SELECT day FROM d
+UNION
+SELECT date_trunc('day', starts_at, 'UTC') FROM kpi.station_sum
+WHERE line_id = %(line)s AND grain = 'bucket' AND starts_at >= %(begin)s AND starts_at < %(end)s
+UNION
+SELECT date_trunc('day', starts_at, 'UTC') FROM kpi.line_day WHERE line_id = %(line)s AND starts_at >= %(begin)s AND starts_at < %(end)s
+ORDER BY 1
+
 -- name: mark_history
--- Every bucket of a line that has events, sums or a day within a stretch of time: from each bucket straight to the next event behind it.
+-- Every bucket of a line that has events, sums or a day within a stretch of time: from each bucket straight to the next event behind
+-- it. Of a day at most: each step looks at all chunks that the stretch reaches.
 WITH RECURSIVE b AS (
     (
         SELECT date_bin('5 minutes', at, 'epoch'::timestamptz) AS bucket FROM mes.cell_event
@@ -361,10 +386,11 @@ SELECT string_agg(
     coalesce(array_agg(DISTINCT date_bin('5 minutes', e.at, 'epoch'::timestamptz)) FILTER (WHERE e.at >= %(end)s), '{}')
 FROM (SELECT DISTINCT unit, station_id FROM mes.cell_event WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s) AS k
 CROSS JOIN LATERAL (
-    SELECT * FROM mes.cell_event c WHERE c.unit = k.unit AND c.station_id = k.station_id
-    OFFSET 0 -- by the index of serials, cell by cell: a plan by time would read the whole day for each of them
+    SELECT * FROM mes.cell_event c
+    WHERE c.unit = k.unit AND c.station_id = k.station_id AND c.at >= %(day_begin)s AND c.at < %(day_end)s
+    OFFSET 0 -- by the index of serials, cell by cell: a plan by line and time would read the whole day for each of them
 ) AS e
-WHERE e.line_id = %(line)s AND e.at >= %(day_begin)s AND e.at < %(day_end)s AND (e.at < %(begin)s OR e.at >= %(end)s)
+WHERE e.line_id = %(line)s AND (e.at < %(begin)s OR e.at >= %(end)s)
 
 -- name: drop_sums
 -- Sums that are about to be replaced.

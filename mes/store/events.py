@@ -183,11 +183,9 @@ class Writer:
         before = batch.events
         events = [(e.timestamp_ms, d.machine_id, e.boot, e.seq) for ds in batch.deliveries.values() for d in ds for e in d.events]
         at_ms, machine_ids, boots, seqs = map(list, zip(*events, strict=True))
-        stored = set(
-            self._connection.execute(
-                queries()["stored_events"], [list(map(_at, at_ms)), machine_ids, boots, seqs, self.line.line_id]
-            ).fetchall()
-        )
+        at = list(map(_at, at_ms))
+        keys = [at, machine_ids, boots, seqs, self.line.line_id, min(at), max(at)]
+        stored = set(self._connection.execute(queries()["stored_events"], keys).fetchall())
         batch.events = 0
         for deliveries in batch.deliveries.values():
             for d in deliveries:

@@ -28,6 +28,7 @@ SILENT = dt.timedelta(minutes=10)  # a line of which nothing has come for so lon
 _LACKING = 0x6D65736D  # "mesm": first key of the advisory locks under which it is counted what a line lacks
 _BUCKET = dt.timedelta(microseconds=BUCKET_US)
 _HOUR = dt.timedelta(hours=1)
+_UTC_DAY = dt.timedelta(days=1)
 _FEW = 24  # buckets: more than these are summed by reading the whole day, which is quicker than looking for their cells elsewhere
 _READ = 24 * _BUCKET  # so much of a line is read at a time
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -98,7 +99,10 @@ class Rollup:
                 if row and row[0]:
                     left.append(f"{line.path}: {row[0]} days, {row[1]} to {row[2]}, stay as they are: their events are gone")
                 begin = max(begin, horizon)
-                self._connection.execute(queries()["mark_history"], {"line": line_id, "begin": begin, "end": end})
+                values = {"line": line_id, "begin": begin, "end": end}
+                for (day,) in self._connection.execute(queries()["history_days"], values).fetchall():
+                    within = {"line": line_id, "begin": max(begin, day), "end": min(end, day + _UTC_DAY)}
+                    self._connection.execute(queries()["mark_history"], within, prepare=False)
         return left
 
     def marked(self) -> int:
