@@ -337,7 +337,7 @@ ORDER BY 1
 
 -- name: mark_history
 -- Every bucket of a line that has events, sums or a day within a stretch of time: from each bucket straight to the next event behind
--- it. Of a day at most: each step looks at all chunks that the stretch reaches.
+-- it. Of a day at most: each step looks at all chunks between begin and end, which is why both stand in it.
 WITH RECURSIVE b AS (
     (
         SELECT date_bin('5 minutes', at, 'epoch'::timestamptz) AS bucket FROM mes.cell_event
@@ -347,7 +347,7 @@ WITH RECURSIVE b AS (
     SELECT date_bin('5 minutes', n.at, 'epoch'::timestamptz)
     FROM b CROSS JOIN LATERAL (
         SELECT at FROM mes.cell_event
-        WHERE line_id = %(line)s AND at >= b.bucket + interval '5 minutes' AND at < %(end)s ORDER BY at LIMIT 1
+        WHERE line_id = %(line)s AND at >= b.bucket + interval '5 minutes' AND at >= %(begin)s AND at < %(end)s ORDER BY at LIMIT 1
     ) AS n
 )
 INSERT INTO mes.dirty_bucket (line_id, bucket)

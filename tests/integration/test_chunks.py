@@ -18,7 +18,7 @@ LINE = "nanjing/cells/32140-1"
 FIRST = dt.datetime(2026, 10, 1, tzinfo=dt.UTC)
 DAYS = 40
 
-# Forty days of every station of the line, one cell in 160 s; every seventh reports again at its station three hours later.
+# Forty days of every station of the line, one cell in 140 s; every seventh reports again at its station three hours later.
 _EVENTS = """
 INSERT INTO mes.cell_event
 SELECT at, at, d * 100000 + c * 100 + s.n * 2 + r, m.machine_id, 1, -1, 7, s.line_id, s.station_id, 1 + r, 0, 0, 'NJ1-' || d || '-' || c,
@@ -29,7 +29,7 @@ CROSS JOIN (
 ) AS s
 CROSS JOIN LATERAL (SELECT min(machine_id) AS machine_id FROM mes.machine WHERE station_id = s.station_id) AS m
 CROSS JOIN LATERAL (
-    SELECT %(first)s + d * interval '1 day' + c * interval '160 s' + s.n * interval '10 minutes' + r * interval '3 hours' AS at
+    SELECT %(first)s + d * interval '1 day' + c * interval '140 s' + s.n * interval '10 minutes' + r * interval '3 hours' AS at
 ) AS t
 WHERE r = 0 OR c %% 7 = 0
 """
