@@ -112,6 +112,11 @@ class Batch:
                     self.received[machine.machine_id, reject.boot].add(reject.seq)
             self.quarantined.append(Quarantined(topic, machine.machine_id, reject, counted))
 
+    def reaches_before(self, horizon: dt.datetime) -> bool:
+        """Whether a new event happened before `horizon`."""
+        ms = _ms(horizon)
+        return any(event.timestamp_ms < ms for deliveries in self.deliveries.values() for d in deliveries for event in d.events)
+
     def set_aside(self, horizon: dt.datetime) -> int:
         """Quarantine new events from before `horizon`, what came of which has been dropped: counted as received, as rejects
         are. How many there were.

@@ -155,7 +155,8 @@ class Writer:
             touched = []
             if batch.events:
                 row = cursor.execute(queries()["hold_events"], [self.line.line_id]).fetchone()
-                horizon: dt.datetime | None = row[0] if row else None
+                if row and row[0] and batch.reaches_before(row[0]):
+                    raise _BeforeHorizon(row[0])
                 with cursor.copy(_COPY) as copy:
                     copy.write(HEADER)
                     for station, deliveries in batch.deliveries.items():
@@ -165,8 +166,6 @@ class Writer:
                         touched.append(buckets)
                     copy.write(TRAILER)
                 marks = np.unique(np.concatenate(touched)) / 1e6
-                if horizon and marks[0] < horizon.timestamp():  # buckets and days begin at the same multiples of five minutes
-                    raise _BeforeHorizon(horizon)
                 cursor.execute(queries()["mark_buckets"], [self.line.line_id, marks.tolist()])
             if batch.states:
                 _write_states(cursor, batch, self.line.line_id)
