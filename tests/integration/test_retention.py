@@ -219,6 +219,43 @@ def test_a_shorter_time_drops_more_and_a_longer_one_brings_nothing_back(store: s
     assert reasons(store) == {"before_retention": 1}
 
 
+def test_a_reader_of_a_day_that_is_about_to_go_is_waited_for_and_never_in_a_deadlock(store: str, line: Line) -> None:
+    work(line)
+    close_days(store)
+    keep(store, kept_days(1))
+    table = "mes.cell_event"
+    if value(store, "SELECT to_regclass('timescaledb_information.chunks')"):
+        table = value(store, "SELECT min(format('%I.%I', chunk_schema, chunk_name)) FROM timescaledb_information.chunks")
+    dropped: list[dt.datetime] = []
+    with psycopg.connect(store) as reading:
+        reading.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE".encode())
+        dropping = threading.Thread(target=lambda: dropped.extend(retention.run(store)))
+        dropping.start()
+        waits = (
+            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE NOT granted AND datname = current_database()"
+        )
+        if table != "mes.cell_event":
+            wait_for(lambda: value(store, waits) == 1, what="the drop waits")
+        assert reading.execute(f"SELECT count(*) FROM {table} WHERE unit = 'S0-1'".encode()).fetchone() == (2,)
+    dropping.join()
+    assert dropped == [midnight(1)]
+
+
+def test_a_day_that_is_read_for_long_goes_later(store: str, line: Line) -> None:
+    work(line)
+    close_days(store)
+    keep(store, kept_days(1))
+    with psycopg.connect(store) as reading:
+        reading.execute("SELECT count(*) FROM mes.cell_event")
+        if value(store, "SELECT to_regclass('timescaledb_information.chunks')"):
+            with pytest.raises(Unavailable, match="lock timeout"):
+                list(retention.run(store))
+            line.put(line.topic("wnd/01"), event(9001, timestamp_ms=FIRST_MS), event(9002, timestamp_ms=FIRST_MS + 3 * DAY_MS))
+            assert reasons(store) == {"before_retention": 1}, "said to be going, and waited for"
+    assert len(list(retention.run(store))) == 1
+    assert stored_days(store) == days(1, 2, 3)
+
+
 # -- sums stand ---------------------------------------------------------------------------------------------------------
 
 

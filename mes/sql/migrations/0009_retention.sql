@@ -82,13 +82,14 @@ END $$;
 -- Drop the oldest day of events before the horizon, as one chunk where they lie in chunks; its end, NULL when there is none, or when
 -- somebody else is at it. Owned by whoever owns the events, as chunks are dropped by nobody else. 1835365221 is "mese".
 CREATE FUNCTION mes.drop_events() RETURNS timestamptz
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
 DECLARE
     upto timestamptz;
     done timestamptz;
     oldest timestamptz;
     following timestamptz;
     chunked boolean := false;
+    chunk text;
 BEGIN
     SELECT r.horizon, coalesce(r.cleared, '-infinity') INTO upto, done FROM mes.retention r;
     IF upto IS NULL OR NOT pg_try_advisory_xact_lock(1835365221) THEN
@@ -105,6 +106,11 @@ BEGIN
         IF following IS NULL THEN
             RETURN NULL;
         END IF;
+        -- The table first, as readers do: by itself drop_chunks begins with its indexes, and the two meet in a deadlock.
+        FOR chunk IN EXECUTE $q$SELECT format('%I.%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks
+            WHERE hypertable_schema = 'mes' AND hypertable_name = 'cell_event' AND range_end <= $1$q$ USING following LOOP
+            EXECUTE 'LOCK TABLE ' || chunk || ' IN ACCESS EXCLUSIVE MODE';
+        END LOOP;
         EXECUTE (
             SELECT format('SELECT %I.drop_chunks(''mes.cell_event''::regclass, older_than => $1)', n.nspname)
             FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace WHERE x.extname = 'timescaledb'
