@@ -113,9 +113,13 @@ def reasons(database: str) -> dict[str, int]:
 
 
 def again(database: str) -> list[str]:
-    """Sum history anew; what is said of days that stay as they are."""
+    """Sum history anew; what is said of days that stay as they are, of which no bucket is summed."""
     said: list[str] = []
-    recompute_all(database, None, None, None, lambda _done, _total: None, said.append)
+    horizon = value(database, "SELECT coalesce(max(horizon), '-infinity')::text FROM mes.line_horizon")
+    query = "SELECT count(DISTINCT bucket) FROM (SELECT line_id, starts_at AS bucket FROM kpi.station_sum WHERE grain = 'bucket'"
+    query += " UNION SELECT line_id, starts_at FROM kpi.line_day) AS x WHERE bucket >= %s"
+    expected = value(database, query, horizon)
+    assert recompute_all(database, None, None, None, lambda _done, _total: None, said.append) == expected
     return said
 
 
