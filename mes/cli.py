@@ -14,6 +14,7 @@ import click
 from mes.cli_ledger import ledger
 from mes.cli_pki import pki
 from mes.cli_quarantine import quarantine
+from mes.cli_retention import retention
 from mes.errors import MesError, Unavailable
 
 EXIT_CONFIG, EXIT_UNAVAILABLE = 2, 3
@@ -56,12 +57,20 @@ def main(database_url: str | None, log_level: str, **broker: str | None) -> None
 
 
 @main.command()
-def migrate() -> None:
-    """Bring the database's schema up to this program."""
+@click.option(
+    "--timescaledb",
+    envvar="MES_TIMESCALEDB",
+    show_envvar=True,
+    default="auto",
+    type=click.Choice(["auto", "require", "off"]),
+    help="events in chunks of a day: where the server can, or else be refused, or never",
+)
+def migrate(timescaledb: str) -> None:
+    """Bring the database's schema up to this program, and its events into TimescaleDB's chunks where there is one."""
     from mes import settings
     from mes.store import migrate as run
 
-    applied = run.migrate(settings.database_url())
+    applied = run.migrate(settings.database_url(), timescaledb, click.echo)
     click.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
 
 
@@ -121,6 +130,7 @@ def rollup(everything: bool, line: str | None, first: dt.datetime | None, last: 
     if everything:
         from rich.progress import Progress
 
+        left: list[str] = []
         with Progress() as bar:
             task = bar.add_task("buckets", total=None)
             n = run.recompute_all(
@@ -129,8 +139,11 @@ def rollup(everything: bool, line: str | None, first: dt.datetime | None, last: 
                 first.date() if first else None,
                 last.date() if last else None,
                 lambda done, total: bar.update(task, completed=done, total=total),
+                left.append,
             )
         click.echo(f"{n} buckets summed")
+        for text in left:
+            click.echo(text)
         return
 
     async def service() -> None:
@@ -217,6 +230,7 @@ def unscrap(serial: str, station: str | None, why: str) -> None:
 main.add_command(ledger)
 main.add_command(quarantine)
 main.add_command(pki)
+main.add_command(retention)
 
 
 @main.command()

@@ -16,8 +16,9 @@ from typing import Any
 
 from mes import publish
 from mes.broker import Publisher
-from mes.errors import Unavailable
+from mes.errors import MesError, Unavailable
 from mes.kpi.sums import warm_up
+from mes.store import retention
 from mes.store.sums import Rollup
 from mes.tasks import set_within, task_group
 
@@ -28,6 +29,8 @@ SHARE = 0.3  # and the work takes at most about this share of the time, so that 
 LONGEST_S = 5.0  # but no figure is older than this by choice
 DAYS_S = 5.0  # how often days are looked for that have begun without events or are over for good
 POLL_S = 1.0
+RETENTION_S = 3600.0  # how often it is looked for events that need not be kept any longer,
+RETENTION_RETRY_S = 60.0  # and when again, after somebody was in the way
 WAIT_S = 0.2  # until another rollup is done with a day
 WORKERS = min(4, os.cpu_count() or 1)  # days that `--all` sums at once
 RETRY_S = (0.5, 15.0)
@@ -40,6 +43,7 @@ async def rollup(database: str, broker: str | None, stopping: asyncio.Event) -> 
     with ThreadPoolExecutor(1, "rollup") as thread:
         call = partial(asyncio.get_running_loop().run_in_executor, thread)
         async with task_group() as tasks:
+            tasks.create_task(_retain(database, stopping), name="retention")
             pause = RETRY_S[0]
             while not stopping.is_set():
                 try:
@@ -84,17 +88,40 @@ async def _work(sums: Rollup, call: Callable[..., Awaitable[Any]], publisher: Pu
             await call(sums.wait, POLL_S)
 
 
+async def _retain(database: str, stopping: asyncio.Event) -> None:
+    """Drop events that the settings let go, by the hour. What goes wrong with it is no reason to sum nothing."""
+
+    def drop() -> None:
+        for end in retention.run(database, stopping.is_set):
+            log.info("events before %s dropped", f"{end:%Y-%m-%d %H:%M}Z")
+
+    while not stopping.is_set():
+        pause = RETENTION_S
+        try:
+            await asyncio.to_thread(drop)
+        except MesError as why:
+            log.warning("retention: %s", why)
+            pause = RETENTION_RETRY_S if isinstance(why, Unavailable) else RETENTION_S
+        await set_within(stopping, pause)
+
+
 def recompute_all(
-    database: str, path: str | None, first: dt.date | None, last: dt.date | None, progress: Callable[[int, int], None]
+    database: str,
+    path: str | None,
+    first: dt.date | None,
+    last: dt.date | None,
+    progress: Callable[[int, int], None],
+    say: Callable[[str], None] = log.info,
 ) -> int:
     """Sum history anew (of a line, of production days first to last); returns the number of buckets.
 
     As many days at once as there are cores, and other rollups may share the work. `progress(done, total)` is called as
-    it goes on.
+    it goes on, `say` for each line of which days stay as they are, as their events are gone.
     """
     stopping = threading.Event()
     with contextlib.closing(Rollup(database)) as watching, ThreadPoolExecutor(WORKERS, "rollup") as threads:
-        watching.mark_history(path, first, last)
+        for text in watching.mark_history(path, first, last):
+            say(text)
         total = left = watching.marked()
         working = [threads.submit(_sum_all, database, stopping) for _ in range(WORKERS)]
         try:

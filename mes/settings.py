@@ -32,6 +32,14 @@ def seeds() -> Path:
     return Path(os.environ.get("MES_SEEDS") or CHECKOUT / "seeds").absolute()
 
 
+def timescaledb() -> str:
+    """MES_TIMESCALEDB: auto, require or off."""
+    mode = os.environ.get("MES_TIMESCALEDB") or "auto"
+    if mode not in ("auto", "require", "off"):
+        raise ConfigError(f"MES_TIMESCALEDB={mode!r}: set it to auto, require or off")
+    return mode
+
+
 def check_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
     """Return `url` if it has one of the schemes and a readable host and port, else raise ConfigError."""
     example = f"{schemes[0]}://user:password@host"

@@ -208,7 +208,8 @@ class Stack:
             broker = EmbeddedBroker(self.home, process.free_port() if self._fresh_ports else None, say=self.say)
             self._broker = broker.__enter__()
             self.broker_url = broker.url
-        migrate(self.database_url)
+        given = self._postgres is None
+        migrate(self.database_url, settings.timescaledb(), self.say if given else lambda _: None)
         seed(self.database_url, self.plant)
         self.add("ingest", "mes", "ingest", backend=True)
         self.add("rollup", "mes", "rollup", backend=True)

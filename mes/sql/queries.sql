@@ -130,6 +130,7 @@ ON CONFLICT (machine_id, bucket) DO UPDATE SET n = d.n + EXCLUDED.n
 SELECT e.machine_id, e.boot, e.seq
 FROM unnest(%s::timestamptz[], %s::integer[], %s::integer[], %s::bigint[]) AS k (at, machine_id, boot, seq)
 JOIN mes.cell_event e ON (e.line_id, e.at, e.machine_id, e.boot, e.seq) = (%s::smallint, k.at, k.machine_id, k.boot, k.seq)
+WHERE e.at >= %s AND e.at <= %s -- the first and the last of these times: other chunks are not looked at
 
 -- name: quarantine
 -- Keep rejects whole; the same bytes on the same topic are counted, not repeated, and the latest verdict stands.
@@ -195,6 +196,97 @@ INSERT INTO mes.quarantine_discarded
 SELECT quarantine_id, first_seen_at, last_seen_at, times, reason, detail, topic, octet_length(payload), machine_id, boot, seq, digest, %(why)s
 FROM gone
 
+-- name: timescaledb
+-- What the server and this database have of TimescaleDB. Its loader, not the extension, knows disable_load.
+SELECT split_part(current_setting('server_version'), ' ', 1),
+    (SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'),
+    (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'),
+    current_setting('timescaledb.license', true), current_setting('timescaledb.disable_load', true) IS NOT NULL,
+    current_database(), current_user
+
+-- name: chunks_by
+-- The version of TimescaleDB in whose chunks the events lie; NULL where they lie in a plain table.
+SELECT (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb')
+WHERE EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass('mes.cell_event'))
+
+-- name: path_to_timescaledb
+-- Have its functions in the search path until the transaction ends.
+SELECT set_config('search_path', 'pg_catalog, ' || extnamespace::regnamespace, true) FROM pg_extension WHERE extname = 'timescaledb'
+
+-- name: hypertable
+-- A row where a table of ours is one.
+SELECT num_dimensions FROM timescaledb_information.hypertables WHERE hypertable_schema = 'mes' AND hypertable_name = %s
+
+-- name: make_hypertable
+-- Cut a table into chunks of a day, the rows that it holds too. Its key begins with line and time: no other index is needed.
+SELECT create_hypertable(%s::regclass, by_range('at', INTERVAL '1 day'), create_default_indexes => false, migrate_data => true)
+
+-- name: compression
+-- Whether a table may be compressed, and after how many days that is done.
+SELECT h.compression_enabled, (
+    SELECT extract(day FROM (j.config ->> 'compress_after')::interval)::integer FROM timescaledb_information.jobs j
+    WHERE j.proc_name = 'policy_compression' AND (j.hypertable_schema, j.hypertable_name) = (h.hypertable_schema, h.hypertable_name)
+)
+FROM timescaledb_information.hypertables h WHERE h.hypertable_schema = 'mes' AND h.hypertable_name = %s
+
+-- name: retention_job
+-- A row where TimescaleDB has the job that drops events.
+SELECT job_id FROM timescaledb_information.jobs WHERE proc_schema = 'mes' AND proc_name = 'run_retention'
+
+-- name: retention
+-- How long events are kept, after how many days they are compressed, and from when on they are there.
+SELECT keep_days, compress_days, horizon FROM mes.retention
+
+-- name: keep_events
+-- From now on events are kept so many days; NULL: for ever.
+UPDATE mes.retention SET keep_days = %s
+
+-- name: compress_events
+-- From now on events are compressed after so many days; NULL: no more of them.
+UPDATE mes.retention SET compress_days = %s
+
+-- name: droppable
+-- Up to where events could go now if so many days were kept, and up to where age alone would let them.
+SELECT mes.droppable(%(keep)s::integer), date_trunc('day', now() - %(keep)s::integer * interval '24 hours', 'UTC')
+
+-- name: keeps_from_going
+-- Per line the first production day before an instant that is not closed, and the oldest mark before it.
+SELECT l.path,
+    (SELECT min(d.production_day) FROM kpi.line_day d LEFT JOIN mes.day_report r USING (line_id, production_day)
+     WHERE d.line_id = l.line_id AND d.starts_at < %(upto)s AND r.closed_at IS NULL),
+    (SELECT min(m.bucket) FROM mes.dirty_bucket m WHERE m.line_id = l.line_id AND m.bucket < %(upto)s)
+FROM mes.line l ORDER BY l.path
+
+-- name: advance_horizon
+-- Say that events before are about to go, as far as settings, closed days and marks let it.
+SELECT mes.advance_horizon()
+
+-- name: drop_events
+-- Drop one day of them; its end, or NULL.
+SELECT mes.drop_events()
+
+-- name: dropped
+-- What was dropped, latest first.
+SELECT begins, ends, dropped_at, dropped_by FROM mes.dropped ORDER BY ends DESC LIMIT %s
+
+-- name: hold_events
+-- Keep events of a line from being dropped until the transaction ends; from when on they are there, NULL for ever.
+SELECT mes.hold_events(%s::smallint)
+
+-- name: horizon
+-- From when on the events of a line are there.
+SELECT coalesce((SELECT horizon FROM mes.line_horizon WHERE line_id = %s), (SELECT horizon FROM mes.retention))
+
+-- name: days_without_events
+-- Production days of a line, within a range, whose events are gone: how many, first and last.
+SELECT count(*), min(production_day), max(production_day) FROM kpi.line_day
+WHERE line_id = %(line)s AND ends_at <= %(horizon)s AND production_day BETWEEN coalesce(%(first)s, production_day) AND coalesce(%(last)s, production_day)
+
+-- name: can_be_summed_up
+-- Whether the day of a line has the sums that its events left, or had none.
+SELECT EXISTS (SELECT FROM kpi.station_sum WHERE line_id = %(line)s AND grain = 'day' AND starts_at = %(begin)s)
+    OR NOT EXISTS (SELECT FROM kpi.line_day WHERE line_id = %(line)s AND production_day = %(day)s AND events > 0)
+
 -- name: marked_buckets
 -- How many buckets wait for a rollup.
 SELECT count(DISTINCT (line_id, bucket)) FROM mes.dirty_bucket
@@ -220,8 +312,32 @@ WITH taken AS (
 )
 SELECT DISTINCT bucket FROM taken ORDER BY bucket
 
+-- name: history_days
+-- Begins of the UTC days, within a stretch of time, in which a line has events, sums or the begin of a day: from each day straight to
+-- the next event behind it.
+WITH RECURSIVE d AS (
+    (
+        SELECT date_trunc('day', at, 'UTC') AS day FROM mes.cell_event
+        WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s ORDER BY at LIMIT 1
+    )
+    UNION ALL
+    SELECT date_trunc('day', n.at, 'UTC')
+    FROM d CROSS JOIN LATERAL (
+        SELECT at FROM mes.cell_event
+        WHERE line_id = %(line)s AND at >= d.day + interval '24 hours' AND at < %(end)s ORDER BY at LIMIT 1
+    ) AS n
+)
+SELECT day FROM d
+UNION
+SELECT date_trunc('day', starts_at, 'UTC') FROM kpi.station_sum
+WHERE line_id = %(line)s AND grain = 'bucket' AND starts_at >= %(begin)s AND starts_at < %(end)s
+UNION
+SELECT date_trunc('day', starts_at, 'UTC') FROM kpi.line_day WHERE line_id = %(line)s AND starts_at >= %(begin)s AND starts_at < %(end)s
+ORDER BY 1
+
 -- name: mark_history
--- Every bucket of a line that has events, sums or a day within a stretch of time: from each bucket straight to the next event behind it.
+-- Every bucket of a line that has events, sums or a day within a stretch of time: from each bucket straight to the next event behind
+-- it. Of a day at most: each step looks at all chunks between begin and end, which is why both stand in it.
 WITH RECURSIVE b AS (
     (
         SELECT date_bin('5 minutes', at, 'epoch'::timestamptz) AS bucket FROM mes.cell_event
@@ -231,7 +347,7 @@ WITH RECURSIVE b AS (
     SELECT date_bin('5 minutes', n.at, 'epoch'::timestamptz)
     FROM b CROSS JOIN LATERAL (
         SELECT at FROM mes.cell_event
-        WHERE line_id = %(line)s AND at >= b.bucket + interval '5 minutes' AND at < %(end)s ORDER BY at LIMIT 1
+        WHERE line_id = %(line)s AND at >= b.bucket + interval '5 minutes' AND at >= %(begin)s AND at < %(end)s ORDER BY at LIMIT 1
     ) AS n
 )
 INSERT INTO mes.dirty_bucket (line_id, bucket)
@@ -270,10 +386,11 @@ SELECT string_agg(
     coalesce(array_agg(DISTINCT date_bin('5 minutes', e.at, 'epoch'::timestamptz)) FILTER (WHERE e.at >= %(end)s), '{}')
 FROM (SELECT DISTINCT unit, station_id FROM mes.cell_event WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s) AS k
 CROSS JOIN LATERAL (
-    SELECT * FROM mes.cell_event c WHERE c.unit = k.unit AND c.station_id = k.station_id
-    OFFSET 0 -- by the index of serials, cell by cell: a plan by time would read the whole day for each of them
+    SELECT * FROM mes.cell_event c
+    WHERE c.unit = k.unit AND c.station_id = k.station_id AND c.at >= %(day_begin)s AND c.at < %(day_end)s
+    OFFSET 0 -- by the index of serials, cell by cell: a plan by line and time would read the whole day for each of them
 ) AS e
-WHERE e.line_id = %(line)s AND e.at >= %(day_begin)s AND e.at < %(day_end)s AND (e.at < %(begin)s OR e.at >= %(end)s)
+WHERE e.line_id = %(line)s AND (e.at < %(begin)s OR e.at >= %(end)s)
 
 -- name: drop_sums
 -- Sums that are about to be replaced.

@@ -35,6 +35,8 @@ _HINTS = {
     pg.InvalidSchemaName: "run `mes migrate`",
     pg.InsufficientPrivilege: "grant the role what it needs",
 }
+# Debian's and other Apache packages of TimescaleDB start with timescaledb.license = 'timescale', and then fail in every session.
+_NO_COMMUNITY = re.compile(r"could not access file .*timescaledb-tsl")
 
 
 # The server, too, gives up a client that has vanished within eight seconds, and with it the client's lease: by
@@ -73,6 +75,8 @@ def translated(url: str = "") -> Iterator[None]:
 def _translate(why: psycopg.Error, url: str) -> MesError:
     text = " ".join(str(why).split()) or type(why).__name__
     where = f"database {without_password(url)}: " if url else "database: "
+    if _NO_COMMUNITY.search(text):
+        return Refused(f"{where}Apache packages of TimescaleDB with timescaledb.license = 'timescale': set it to 'apache' ({text})")
     if why.sqlstate is not None:
         passes = why.sqlstate.startswith(_PASSES)
     else:

@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from mes.errors import ConfigError
+from mes.store import retention
 from mes.store.connection import Connection, queries, translated
 
 
@@ -32,6 +33,8 @@ def unscrap(connection: Connection, unit: str, station: str | None, why: str) ->
         at = f" at station {station!r}" if station else ""
         if not standing:
             problem = "its scrap was taken back already" if found else f"no report of scrap{at} is stored"
+            if not found and (horizon := retention.settings(connection).horizon):
+                problem += f" (events before {horizon:%Y-%m-%d %H:%M}Z have been dropped)"
             raise ConfigError(f"unit {unit!r}: {problem}: `mes report unit` shows its visits")
         if len(standing) > 1:
             places = ", ".join(sorted({row[1] for row in standing}))

@@ -46,6 +46,14 @@ def lines_without_session(url: str, since: dt.datetime) -> list[str]:
         return [row[0] for row in connection.execute(queries()["lines_without_session"], [since])]
 
 
+class _BeforeHorizon(Exception):
+    """Some events of a batch happened before `horizon`, and what happened then has been dropped."""
+
+    def __init__(self, horizon: dt.datetime) -> None:
+        super().__init__()
+        self.horizon = horizon
+
+
 class Writer:
     """Writes events of one line: `open`, `acquire`, then `commit` batch after batch. For one thread."""
 
@@ -107,6 +115,12 @@ class Writer:
         with translated(self._url):
             return self._connection.execute(queries()["marks"], [self.line.line_id]).fetchall()
 
+    def horizon(self) -> dt.datetime | None:
+        """From when on the line's events are there: what was before has been dropped. It may move up until one holds it."""
+        with translated(self._url):
+            row = self._connection.execute(queries()["horizon"], [self.line.line_id]).fetchone()
+        return row[0] if row else None
+
     def quarantined(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Entries of the quarantine to be decoded anew; the payload is None where it is longer than any message may be."""
         with translated(self._url):
@@ -120,6 +134,8 @@ class Writer:
         The ledger has kept duplicates out. Should the table know an event all the same (a replay of the quarantine, rows
         that were put there by other hands), the optimistic COPY fails on the key; then the known ones are looked up, and
         the rest stored. Two that store the same events in another order at once may meet in a deadlock: one tries again.
+        Events from before the horizon of the retention would change a day that can no longer be summed: they are set aside
+        into the quarantine.
         """
         with translated(self._url):
             while True:
@@ -129,6 +145,8 @@ class Writer:
                 except pg.UniqueViolation:
                     if not self._drop_stored(batch):
                         raise
+                except _BeforeHorizon as why:
+                    batch.set_aside(why.horizon)
                 except pg.DeadlockDetected:
                     log.info("line %s: met another writer of the same events, trying again", self.line.path)
 
@@ -136,6 +154,9 @@ class Writer:
         with self._connection.transaction(), self._connection.cursor() as cursor:
             touched = []
             if batch.events:
+                row = cursor.execute(queries()["hold_events"], [self.line.line_id]).fetchone()
+                if row and row[0] and batch.reaches_before(row[0]):
+                    raise _BeforeHorizon(row[0])
                 with cursor.copy(_COPY) as copy:
                     copy.write(HEADER)
                     for station, deliveries in batch.deliveries.items():
@@ -161,11 +182,9 @@ class Writer:
         before = batch.events
         events = [(e.timestamp_ms, d.machine_id, e.boot, e.seq) for ds in batch.deliveries.values() for d in ds for e in d.events]
         at_ms, machine_ids, boots, seqs = map(list, zip(*events, strict=True))
-        stored = set(
-            self._connection.execute(
-                queries()["stored_events"], [list(map(_at, at_ms)), machine_ids, boots, seqs, self.line.line_id]
-            ).fetchall()
-        )
+        at = list(map(_at, at_ms))
+        keys = [at, machine_ids, boots, seqs, self.line.line_id, min(at), max(at)]
+        stored = set(self._connection.execute(queries()["stored_events"], keys).fetchall())
         batch.events = 0
         for deliveries in batch.deliveries.values():
             for d in deliveries:

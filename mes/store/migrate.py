@@ -8,10 +8,15 @@ views that follow their files.
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from mes.errors import Refused
+from mes.store import timescale
 from mes.store.connection import SQL, Connection, connect, translated
+
+log = logging.getLogger(__name__)
 
 _LOCK = 0x6D65735F  # "mes_"
 
@@ -28,9 +33,14 @@ def views() -> list[Path]:
     return sorted((SQL / "views").glob("*.sql"))
 
 
-def migrate(url: str) -> list[str]:
-    """Bring the database up to this program; returns the names of what was applied. Safe to run at once from many places."""
+def migrate(url: str, timescaledb: str = "auto", say: Callable[[str], None] = log.info) -> list[str]:
+    """Bring the database up to this program; returns the names of what was applied. Safe to run at once from many places.
+
+    timescaledb  auto: hypertables where the extension can be had; require: Refused where not; off
+    say          takes one line: what was found of TimescaleDB and what could not be switched on
+    """
     applied: list[str] = []
+    problem = timescale.switch_on(url, timescaledb)
     with connect(url, autocommit=False, application="mes migrate") as connection, translated(url):
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         connection.execute("CREATE SCHEMA IF NOT EXISTS mes")
@@ -55,6 +65,8 @@ def migrate(url: str) -> list[str]:
         connection.execute("CREATE SCHEMA report")
         for path in views():
             connection.execute(path.read_text(encoding="utf-8"))
+        found = timescale.adopt(connection, problem)
+    say(found)
     return applied
 
 
@@ -67,8 +79,9 @@ def _done(connection: Connection) -> dict[int, str]:
 
 
 def check(connection: Connection) -> None:
-    """Refuse to work on a schema that is older or newer than this program."""
+    """Refuse to work on a schema that is older or newer than this program, or with a server that is too old."""
     with translated():
+        timescale.check_server(connection)
         there = connection.execute("SELECT to_regclass('mes.schema_migration') IS NOT NULL").fetchone()
         if not there or not there[0]:
             raise Refused("the database has no schema yet: run `mes migrate`")

@@ -110,7 +110,7 @@ def replay(url: str, selection: Selection) -> Outcome:
 
 
 class _Changed(Exception):
-    """An entry was seen again, or closed by somebody else, while it was being replayed."""
+    """An entry was seen again or closed by somebody else, or its time was dropped, while it was being replayed."""
 
 
 class _Replay:
@@ -127,7 +127,7 @@ class _Replay:
                 return self._transact(ids, outcome)
 
     def _transact(self, ids: list[int], outcome: Outcome) -> None:
-        batch, ledger = Batch(), _Owing(self._writer.ledger())
+        batch, ledger, horizon = Batch(), _Owing(self._writer.ledger()), self._writer.horizon()
         understood: list[tuple[int, int]] = []
         stays: list[tuple[str, str]] = []
         verdicts: list[tuple[Any, ...]] = []
@@ -137,7 +137,7 @@ class _Replay:
                 continue
             ledger.owed = (machine_id, boot, seq) if counted else None
             before = len(batch.quarantined)
-            batch.add(topic, payload, self._equipment, ledger, times=times, received_us=seen_us)
+            batch.add(topic, payload, self._equipment, ledger, times=times, received_us=seen_us, horizon=horizon)
             if [q.reject.payload for q in batch.quarantined[before:]] != [payload]:
                 understood.append((number, times))  # what is still bad in an array is now an entry by itself
                 continue
@@ -147,7 +147,11 @@ class _Replay:
             if verdict != (reason, detail, machine_id, boot, seq):
                 verdicts.append((number, *verdict, counted or again.counted))
 
+        rejects = len(batch.quarantined)
+
         def close(cursor: Cursor) -> None:
+            if len(batch.quarantined) != rejects:  # the horizon has moved meanwhile
+                raise _Changed
             if understood and cursor.execute(queries()["close_quarantined"], _columns(understood)).rowcount != len(understood):
                 raise _Changed
             if verdicts:

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 from psycopg import sql
 
+from mes.errors import ConfigError
 from mes.kpi.grid import Grid
 from mes.plant import Line, Plant, Site
 from mes.store.calendars import TURN, LineCalendar, line_calendars
-from mes.store.connection import Connection, connect, translated
+from mes.store.connection import Connection, connect, queries, translated
 from mes.store.migrate import check
 
 SUMS = ("station_sum", "defect_sum", "reading_sum", "machine_sum", "machine_day", "line_day", "line_shift")
@@ -159,6 +160,7 @@ def _mark_changed(connection: Connection, before: dict[int, LineCalendar]) -> No
             continue
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TURN, line_id])  # a rollup may be at it, by the old calendar
         if (new.zone, new.day_start) != (old.calendar.zone, old.calendar.day_start):
+            _check_events_are_there(connection, line_id, old.path)
             summed = "SELECT DISTINCT starts_at FROM kpi.station_sum WHERE line_id = %s AND grain = 'bucket'"
             buckets = [row[0] for row in connection.execute(summed, [line_id])]
             for table in SUMS:
@@ -172,6 +174,19 @@ def _mark_changed(connection: Connection, before: dict[int, LineCalendar]) -> No
             ]
         connection.execute("INSERT INTO mes.dirty_bucket (line_id, bucket) SELECT %s, unnest(%s::timestamptz[])", [line_id, buckets])
         connection.execute("SELECT pg_notify('mes_marks', %s)", [old.path])
+
+
+def _check_events_are_there(connection: Connection, line_id: int, path: str) -> None:
+    """Refuse to cut days anew whose events have been dropped."""
+    horizon = connection.execute(queries()["horizon"], [line_id]).fetchone()
+    if horizon and horizon[0]:
+        values = {"line": line_id, "horizon": horizon[0], "first": None, "last": None}
+        row = connection.execute(queries()["days_without_events"], values).fetchone()
+        if row and row[0]:
+            raise ConfigError(
+                f"line {path}: its days cannot begin elsewhere, as the events of {row[0]} of them, up to {row[2]}, have been dropped: "
+                "leave zone and day_start of its site, or make it a line of a new site"
+            )
 
 
 def _upsert(connection: Connection, table: str, key: tuple[str, ...], values: dict[str, Any], returning: str = "") -> int:

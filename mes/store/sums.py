@@ -28,6 +28,7 @@ SILENT = dt.timedelta(minutes=10)  # a line of which nothing has come for so lon
 _LACKING = 0x6D65736D  # "mesm": first key of the advisory locks under which it is counted what a line lacks
 _BUCKET = dt.timedelta(microseconds=BUCKET_US)
 _HOUR = dt.timedelta(hours=1)
+_UTC_DAY = dt.timedelta(days=1)
 _FEW = 24  # buckets: more than these are summed by reading the whole day, which is quicker than looking for their cells elsewhere
 _READ = 24 * _BUCKET  # so much of a line is read at a time
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -80,8 +81,11 @@ class Rollup:
         with translated(self._url):
             return self._connection.execute(queries()["latest_days"]).fetchall()
 
-    def mark_history(self, path: str | None, first: dt.date | None, last: dt.date | None) -> None:
-        """Mark every bucket that has events or sums, of a line (or all), of production days first to last."""
+    def mark_history(self, path: str | None, first: dt.date | None, last: dt.date | None) -> list[str]:
+        """Mark every bucket that has events or sums, of a line (or all), of production days first to last, but for those days
+        whose events have been dropped: a line of text about these.
+        """
+        left = []
         with translated(self._url), self._connection.transaction():
             lines = {n: c for n, c in self._lines().items() if path in (None, c.path)}
             if not lines:
@@ -89,7 +93,17 @@ class Rollup:
             for line_id, line in lines.items():
                 begin = line.calendar.starts_at(first) if first else _EVER[0]
                 end = line.calendar.bounds(last)[1] if last else _EVER[1]
-                self._connection.execute(queries()["mark_history"], {"line": line_id, "begin": begin, "end": end})
+                horizon = self._horizon("horizon", line_id)
+                values = {"line": line_id, "horizon": horizon, "first": first, "last": last}
+                row = self._connection.execute(queries()["days_without_events"], values).fetchone()
+                if row and row[0]:
+                    left.append(f"{line.path}: {row[0]} days, {row[1]} to {row[2]}, stay as they are: their events are gone")
+                begin = max(begin, horizon)
+                values = {"line": line_id, "begin": begin, "end": end}
+                for (day,) in self._connection.execute(queries()["history_days"], values).fetchall():
+                    within = {"line": line_id, "begin": max(begin, day), "end": min(end, day + _UTC_DAY)}
+                    self._connection.execute(queries()["mark_history"], within, prepare=False)
+        return left
 
     def marked(self) -> int:
         """How many buckets wait."""
@@ -135,7 +149,8 @@ class Rollup:
                 if self._turn(line_id, day):
                     if self._lines()[line_id].calendar != calendar:
                         break  # it has just changed, and with it what the marks stand for
-                    done += self._recompute(_Day(line_id, calendar, day, begin, end, self._axes(line_id)))
+                    are_there = end > self._horizon("hold_events", line_id)
+                    done += self._recompute(_Day(line_id, calendar, day, begin, end, self._axes(line_id)), are_there)
                     if not newest:
                         self._after[line_id] = end
                         break
@@ -168,14 +183,25 @@ class Rollup:
         turn = self._connection.execute(queries()["take_turn"], values).fetchone()
         return bool(turn and turn[0])
 
-    def _recompute(self, day: _Day) -> int:
+    def _horizon(self, query: str, line_id: int) -> dt.datetime:
+        """From when on the events of a line are there; with "hold_events" they stay so until the transaction ends."""
+        row = self._connection.execute(queries()[query], [line_id]).fetchone()
+        return row[0] if row and row[0] else _EVER[0]
+
+    def _recompute(self, day: _Day, events_are_there: bool) -> int:
         """Replace the sums of the marked buckets of a day, of their hours and of the day; returns how many buckets.
 
-        Marks are deleted first and rows read after, so whatever a mark stands for is seen.
+        Marks are deleted first and rows read after, so whatever a mark stands for is seen. Of a day whose events have been
+        dropped the sums of stations stand; shifts and the line are summed from them, as calendar and corrections are now.
         """
         marked = [row[0] for row in self._connection.execute(queries()["take_marks"], [day.line_id, day.begin, day.end])]
         if not marked:
             return 0
+        if not events_are_there:
+            row = self._connection.execute(queries()["can_be_summed_up"], day.values).fetchone()
+            if row and row[0]:
+                self._sum_line(day)
+            return len(marked)
         buckets, stretches = self._summed(day, marked)
         self._drop(day, "bucket", buckets)
         for first, sums in stretches:

@@ -1,4 +1,4 @@
-"""`./run bench [decode] [store] [sums] [start] [once] [ingest] [kpi] [sim]`: figures, and ratios of ways measured in one run.
+"""`./run bench [decode] [store] [sums] [start] [once] [ingest] [kpi] [sim] [storage]`: figures, and ratios of ways measured in one run.
 
 Absolute figures are those of this machine at this hour; ratios travel.
 """
@@ -37,6 +37,7 @@ from tests.benchmarks.ingest import ingest
 from tests.benchmarks.kpi import kpi
 from tests.benchmarks.processes import cpu_seconds, resident_mb, say
 from tests.benchmarks.sim import sim
+from tests.benchmarks.storage import storage
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ AT_MS = 1_795_219_200_000
 
 
 def main(names: list[str]) -> None:
-    chosen = names or ["decode", "store", "sums", "start", "once", "ingest", "kpi", "sim"]
+    chosen = names or ["decode", "store", "sums", "start", "once", "ingest", "kpi", "sim", "storage"]
     say(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
     if {"decode", "store", "sums"} & set(chosen):
         with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home)) as server:
@@ -66,6 +67,8 @@ def main(names: list[str]) -> None:
         kpi()
     if "sim" in chosen:
         sim()
+    if "storage" in chosen:
+        storage()
 
 
 def best(work: Callable[[], Any], times: int = 3) -> float:

@@ -49,7 +49,6 @@ PACED, PACED_S = 5_000, 10
 STALLED_S = 15
 PATIENCE_S = 120
 DATABASE = {**SETTINGS, "track_commit_timestamp": "on", "fsync": "on"}
-HYPERTABLE = "SELECT create_hypertable('mes.cell_event', by_range('at', INTERVAL '1 day'), create_default_indexes => false)"
 PLAIN = """
 CREATE SCHEMA bench;
 CREATE TABLE bench.plain (topic text, boot bigint, seq bigint, timestamp_ms bigint, unit text, attempt bigint, result text,
@@ -294,24 +293,22 @@ FROM mes.machine m JOIN mes.station s USING (station_id) JOIN mes.line l USING (
 @contextlib.contextmanager
 def embedded(home: Path) -> Iterator[str]:
     with EmbeddedPostgres(home, settings=DATABASE) as server:
-        prepared(server.url, hypertable=False)
+        prepared(server.url)
         yield server.url
 
 
 @contextlib.contextmanager
 def hypertable(_: Path) -> Iterator[str]:
     with timescaledb({**DATABASE, "unix_socket_directories": ""}) as url:
-        prepared(url, hypertable=True)
+        prepared(url)
         yield url
 
 
-def prepared(url: str, *, hypertable: bool) -> None:
+def prepared(url: str) -> None:
     migrate(url)
     seed(url, load_plant(ROOT / "seeds"))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(PLAIN)
-        if hypertable:
-            connection.execute(HYPERTABLE)
 
 
 def ingest() -> None:

@@ -19,7 +19,7 @@ from tests.plants import small_lines
 from tests.servers import free_port, missing, wait_for
 
 BLOCKS = dict(re.findall(r"<!-- block: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
-TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "certificates", "publish", "unscrap", "gaps", "quarantine", "seed"}
+TESTED = {"demo", "once", "test", "ask", "sql", "subscribe", "servers", "certificates", "publish", "unscrap", "gaps", "quarantine", "retention", "seed"}
 
 
 class Plant:
@@ -184,6 +184,14 @@ def test_quarantine(counting: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "0 understood: 0 events stored, 0 duplicates; 1 stay" in output
     assert "discarded 1" in output
     assert "the vendor's test message" in output
+
+
+def test_retention(counting: Plant, tmp_path: Path) -> None:
+    output = counting.run("retention", tmp_path / "home", MES_DATABASE_URL=counting.database)
+    assert re.search(r"events before 20\d\d-\d\d-\d\d 00:00Z may go", output)
+    assert output.count("events are kept 365 days") == 2
+    assert "events are compressed after 7 days, but " in output
+    assert "dropped: nothing" in output
 
 
 def test_seed(counting: Plant, tmp_path: Path) -> None:

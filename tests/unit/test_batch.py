@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 from collections import Counter
 from typing import Any
@@ -220,3 +221,42 @@ def test_nothing_that_arrives_raises(topic: str, payload: bytes) -> None:
     batch.add(topic, payload, EQUIPMENT, ledger)
     batch.add(TOPICS[0], payload, EQUIPMENT, ledger)
     assert next(q.reject.payload for q in batch.quarantined) == payload
+
+
+@given(st.lists(MESSAGES, max_size=3), st.integers(-1, 16))
+@settings(deadline=None, max_examples=60)
+def test_what_is_from_before_the_horizon_is_set_aside_whenever_that_is_known(
+    batches: list[list[tuple[int, list[CellEvent | bytes]]]], first: int
+) -> None:
+    """While it is decoded (a replay) or when it is committed (ingest): the same events are stored, the same are kept and counted."""
+    at_ms = 1789000000000 + first
+    horizon = dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC)
+    decoding, committing = Ledger(), Ledger()
+    for messages in batches:
+        early, late = Batch(), Batch()
+        for number, parts in messages:
+            early.add(TOPICS[number], message(*parts), EQUIPMENT, decoding, horizon=horizon)
+            late.add(TOPICS[number], message(*parts), EQUIPMENT, committing)
+        n = late.events
+        assert late.reaches_before(horizon) == bool(late.set_aside(horizon))
+        assert not late.reaches_before(horizon)
+        assert n == late.events + sum(q.reject.reason == "before_retention" for q in late.quarantined)
+        assert early.events == late.events == len(stored(late))
+        assert sorted(stored(early)) == sorted(stored(late))
+        assert all(e.timestamp_ms >= at_ms for ds in late.deliveries.values() for d in ds for e in d.events)
+        kept = [sorted((q.topic, q.reject.boot or 0, q.reject.seq or 0) for q in b.quarantined if q.counted) for b in (early, late)]
+        assert kept[0] == kept[1]
+        assert {key: numbers(r) for key, r in early.received.items()} == {key: numbers(r) for key, r in late.received.items()}
+
+
+def test_an_event_from_before_the_horizon_is_kept_as_it_came() -> None:
+    payload = encode(event(1)).replace(b'","', b'" , "')
+    batch = Batch()
+    horizon = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+    batch.add(TOPICS[0], payload, EQUIPMENT, Ledger(), horizon=horizon, times=3)
+    (kept,) = batch.quarantined
+    assert (kept.reject.payload, kept.reject.reason, kept.counted) == (payload, "before_retention", True)
+    assert (
+        kept.reject.detail == "2026-09-10 00:26:40Z is before 2027-01-01 00:00Z: events of that time have been dropped, its figures stand"
+    )
+    assert (batch.events, batch.duplicates) == (0, {}), "it is kept, so what came again is no duplicate of anything that is stored"
