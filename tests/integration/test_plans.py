@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from mes.store.connection import queries
-from tests.conftest import Databases
+from tests.databases import Databases
 
 LINE = "nanjing/cells/32140-1"
 DAYS, CELLS = 365, 20_000
@@ -67,10 +67,10 @@ analysed = pytest.mark.parametrize("year", BOTH[1:], indirect=True)
 
 
 @pytest.fixture(scope="module", params=BOTH)
-def year(request: pytest.FixtureRequest, embedded_databases: Databases) -> Iterator[psycopg.Connection[Any]]:
+def year(request: pytest.FixtureRequest, new_database: Databases) -> Iterator[psycopg.Connection[Any]]:
     """A year of sums and the last day's events; statistics as autovacuum would have made them, or none yet."""
     first = dt.datetime(2025, 11, 22, tzinfo=dt.UTC)
-    with psycopg.connect(embedded_databases(), autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+    with psycopg.connect(new_database(), autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
         connection.execute("ALTER TABLE mes.cell_event SET (autovacuum_enabled = off)")
         connection.execute("SET timezone = 'UTC'")
         for statement in (_YEAR + _EVENTS).split(";\n"):
