@@ -146,7 +146,8 @@ def _run(command: list[str], folder: Path | None = None) -> str:
         raise Missing(f"{command[0]} took more than ten minutes (is the Debian mirror reached?)") from why
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Missing(f"{said[-1][:300]} (is the Debian mirror reached?)")
+        reason = next((line for line in said if "Failed to fetch" in line), said[-1])
+        raise Missing(f"{reason[:300]} (is the Debian mirror reached?)")
     return done.stdout
 
 
