@@ -20,12 +20,11 @@ SERVER = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Once a run, before there are workers: the server that it is on has to be had."""
-    if not hasattr(config, "workerinput"):
-        try:
-            config.stash[SERVER] = databases.describe()
-        except (ValueError, timescaledb.Missing) as why:
-            raise pytest.UsageError(f"{databases.SWITCH}={databases.KIND}: {why}") from why
+    """First of all: the server of this run has to be had."""
+    try:
+        config.stash[SERVER] = databases.describe()
+    except (ValueError, timescaledb.Missing) as why:
+        raise pytest.UsageError(f"{databases.SWITCH}={databases.KIND}: {why}") from why
 
 
 def pytest_report_header(config: pytest.Config) -> str:
