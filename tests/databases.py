@@ -56,7 +56,7 @@ class Database(EmbeddedPostgres):
 
     def __init__(self, home: Path, port: int | None = None, *, settings: Mapping[str, str] | None = None, kind: str = KIND) -> None:
         self.has_extension = kind == "timescaledb"
-        theirs = timescaledb.SETTINGS if self.has_extension else {}
+        theirs = {**timescaledb.SETTINGS, "timescaledb.max_background_workers": "16"} if self.has_extension else {}  # as a plant has them
         programs = timescaledb.programs() if self.has_extension else None
         super().__init__(home, port, settings={**theirs, **(settings or {})}, programs=programs)
 

@@ -7,6 +7,7 @@ They need a newer C library than the machine may have, so the programs start und
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -16,9 +17,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import psycopg
+
+from tests.servers import postgres_server
 
 SUITE: Final = "trixie"
 # The server and what its programs are linked with. LLVM (jit), perl and locales are left out: the server starts without them.
@@ -27,7 +33,13 @@ PACKAGES: Final = (
     "zlib1g", "liblzma5", "libxml2", "libxxhash0", "libssl3t64", "libpam0g", "libaudit1", "libcap-ng0", "libcap2", "libsystemd0",
     "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0", "libcom-err2", "libkeyutils1", "libldap2", "libsasl2-2",
 )  # fmt: skip
-SETTINGS: Final = {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off", "jit": "off"}
+# Background workers would hold on to databases that are to be cloned.
+SETTINGS: Final = {
+    "shared_preload_libraries": "timescaledb",
+    "timescaledb.telemetry_level": "off",
+    "timescaledb.max_background_workers": "0",
+    "jit": "off",
+}
 
 
 class Machine(NamedTuple):
@@ -149,6 +161,16 @@ def _run(command: list[str], folder: Path | None = None) -> str:
         reason = next((line for line in said if "Failed to fetch" in line), said[-1])
         raise Missing(f"{reason[:300]} (is the Debian mirror reached?)")
     return done.stdout
+
+
+@contextlib.contextmanager
+def timescaledb(settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A fresh server whose databases all have the extension; yields the URL of a superuser."""
+    with postgres_server(programs(), {**SETTINGS, **(settings or {})}) as url:
+        for database in ("template1", "postgres"):
+            with psycopg.connect(url.replace("/postgres", f"/{database}"), autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION timescaledb")
+        yield url
 
 
 if __name__ == "__main__":
