@@ -95,6 +95,13 @@ def database_of(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}", query=""))
 
 
+def create(server: str, name: str, options: str = "") -> str:
+    """A database of this name on the server; its URL."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} {options}".encode())
+    return database_of(server, name)
+
+
 def make_hypertables(url: str) -> None:
     """The tables of events as hypertables where the server can, as long as `mes migrate` does not see to it."""
     with psycopg.connect(url, autocommit=True) as connection:
@@ -113,7 +120,7 @@ def cloner(server: str, seeds: Path) -> Databases:
     """
     template, numbers = "mes_template", itertools.count(1)
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {template}".encode())
+        create(server, template)
         migrate(database_of(server, template))
         make_hypertables(database_of(server, template))
         seed(database_of(server, template), load_plant(seeds))
@@ -121,10 +128,4 @@ def cloner(server: str, seeds: Path) -> Databases:
         connection.execute(f"ALTER DATABASE {template} ALLOW_CONNECTIONS false".encode())
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [template])
 
-    def clone() -> str:
-        name = f"mes_test_{next(numbers)}"
-        with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
-        return database_of(server, name)
-
-    return clone
+    return lambda: create(server, f"mes_test_{next(numbers)}", f"TEMPLATE {template}")
