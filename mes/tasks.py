@@ -23,10 +23,17 @@ log = logging.getLogger(__name__)
 @contextlib.asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     """A TaskGroup that raises one plain error: what waiting cannot mend goes before what it can."""
+    parent = asyncio.current_task()
+    assert parent
+    before = parent.cancelling()
     try:
         async with asyncio.TaskGroup() as tasks:
             yield tasks
     except BaseExceptionGroup as failures:
+        # A TaskGroup that waits at its end when a task fails leaves its parent marked as being cancelled, and in Python 3.11.2
+        # asyncio.timeout then cancels the parent instead of ending the wait: whoever tried again later never did.
+        if parent.cancelling() > before:
+            parent.uncancel()
         causes = _leaves(failures)
         raise next((why for why in causes if not isinstance(why, Unavailable)), causes[0]) from failures
 

@@ -2,67 +2,65 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import pytest
 
 from mes.embedded.broker import EmbeddedBroker
-from mes.embedded.postgres import EmbeddedPostgres
-from mes.seeds import load_plant
-from mes.store.migrate import migrate
-from mes.store.seed import seed
+from tests import databases, timescaledb
+from tests.databases import Database, Databases, cloner
 from tests.servers import Mosquitto, debian_postgres, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ROOT / "seeds"
 
-_numbers = itertools.count(1)
 
-Databases = Callable[[], str]
-"""Makes a migrated and seeded database, returns its URL."""
+SERVER = pytest.StashKey[str]()
 
 
-def _other(url: str, database: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, f"/{database}", "", ""))
+def pytest_configure(config: pytest.Config) -> None:
+    """First of all: the server of this run has to be had."""
+    try:
+        config.stash[SERVER] = databases.describe()
+    except (ValueError, timescaledb.Missing) as why:
+        raise pytest.UsageError(f"{databases.SWITCH}={databases.KIND}: {why}") from why
 
 
-def _cloner(server: str) -> Databases:
-    template = "mes_template"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {template}")
-    migrate(_other(server, template))
-    seed(_other(server, template), load_plant(SEEDS))
-
-    def clone() -> str:
-        name = f"mes_test_{next(_numbers)}"
-        with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return _other(server, name)
-
-    return clone
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"database ({databases.SWITCH}={databases.KIND}): {config.stash[SERVER]}"
 
 
 @pytest.fixture(scope="session")
-def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of the embedded PostgreSQL."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"}) as server:
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a database without our schema on the server of this run."""
+    with Database(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"}) as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
-def embedded_databases(embedded_server: str) -> Databases:
-    return _cloner(embedded_server)
+def new_database(server_url: str) -> Databases:
+    """Makes databases on the server of this run."""
+    return cloner(server_url, SEEDS)
+
+
+@pytest.fixture(scope="session")
+def embedded_databases(new_database: Databases) -> Databases:
+    """The former name of `new_database`."""
+    return new_database
+
+
+@pytest.fixture(scope="session")
+def embedded_server(server_url: str) -> str:
+    """The former name of `server_url`."""
+    return server_url
 
 
 @pytest.fixture(scope="session")
 def debian_databases() -> Iterator[Databases]:
+    """Makes databases on Debian's PostgreSQL."""
     with debian_postgres() as url:
-        yield _cloner(url)
+        yield cloner(url, SEEDS)
 
 
 @pytest.fixture(scope="session")
@@ -87,16 +85,17 @@ def mosquitto_of_mine(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 @pytest.fixture
-def database(embedded_databases: Databases) -> str:
-    """URL of a fresh database on the embedded server."""
-    return embedded_databases()
+def database(new_database: Databases) -> str:
+    """URL of a fresh database on the server of this run."""
+    return new_database()
 
 
 @pytest.fixture(params=["embedded", "debian"])
 def parts(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """(database URL, broker URL): the embedded parts, then Debian's PostgreSQL and Mosquitto."""
-    databases, broker = {"embedded": ("embedded_databases", "embedded_broker"), "debian": ("debian_databases", "mosquitto")}[request.param]
-    return request.getfixturevalue(databases)(), request.getfixturevalue(broker)
+    """(database URL, broker URL): the embedded parts, then Debian's PostgreSQL and Mosquitto; on TimescaleDB it beside either broker."""
+    first, last = databases.FIXTURES[0], databases.FIXTURES[-1]
+    new, broker = {"embedded": (first, "embedded_broker"), "debian": (last, "mosquitto")}[request.param]
+    return request.getfixturevalue(new)(), request.getfixturevalue(broker)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -19,13 +17,10 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import psycopg
 
-from mes.embedded import process
 from mes.embedded.broker import EmbeddedBroker
-from mes.embedded.postgres import EmbeddedPostgres
 from mes.seeds import load_plant
-from mes.store.migrate import migrate
-from mes.store.seed import seed
 from tests import account, fleet
+from tests.databases import Database, cloner
 from tests.pipeline import ROOT, environment
 from tests.plants import small_lines
 from tests.servers import Mosquitto, free_port, wait_for
@@ -35,31 +30,6 @@ PATIENCE_S = 180.0
 
 MEMORY_LIMIT = 300 << 20
 """What ingest may have, whatever happens; bytes."""
-
-
-class Database(EmbeddedPostgres):
-    """The embedded server with its own settings: what is committed is on disk."""
-
-    def pids(self) -> list[int]:
-        return process.leftovers(self.data, "postgres")
-
-    def signal(self, sig: signal.Signals) -> None:
-        """Signal the server and all its backends, which have a session each."""
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, sig)
-
-    def kill(self) -> None:
-        """kill -9 of the server and all its backends."""
-        self.signal(signal.SIGKILL)
-        assert self._child
-        self._child.wait()
-
-    def shut_down(self) -> None:
-        """A fast shutdown, as an administrator does it."""
-        self.ask_stop()
-        assert self._child
-        self._child.wait(60)
 
 
 class Nats(EmbeddedBroker):
@@ -234,18 +204,8 @@ class Databases:
     """Fresh databases with the small lines on one server."""
 
     def __init__(self, server: Database, folder: Path) -> None:
-        self._server = server
-        self._numbers = itertools.count(1)
         self.seeds = small_lines(folder / "seeds", 100.0)
-        migrate(server.url)
-        seed(server.url, load_plant(self.seeds))
-
-    def new(self) -> str:
-        name = f"plant_{next(self._numbers)}"
-        parts = urlsplit(self._server.url)
-        with psycopg.connect(urlunsplit(parts._replace(path="/postgres")), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE mes".encode())
-        return urlunsplit(parts._replace(path=f"/{name}"))
+        self.new = cloner(server.url, self.seeds)
 
 
 def through(url: str, port: int, host: str | None = None) -> str:

@@ -2,19 +2,25 @@
 
 The packages come with the machine's own apt client from the machine's own mirror, once, into a cache outside the checkout.
 They need a newer C library than the machine may have, so the programs start under the unpacked one.
+`python -m tests.timescaledb` unpacks it where that was not done yet and prints where it is, or says why it cannot be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -27,15 +33,31 @@ PACKAGES: Final = (
     "zlib1g", "liblzma5", "libxml2", "libxxhash0", "libssl3t64", "libpam0g", "libaudit1", "libcap-ng0", "libcap2", "libsystemd0",
     "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0", "libcom-err2", "libkeyutils1", "libldap2", "libsasl2-2",
 )  # fmt: skip
-# Background workers would hold on to template databases; the Apache edition has no jobs for them.
+# Background workers would hold on to databases that are to be cloned.
 SETTINGS: Final = {
     "shared_preload_libraries": "timescaledb",
     "timescaledb.telemetry_level": "off",
     "timescaledb.max_background_workers": "0",
     "jit": "off",
 }
+
+
+class Machine(NamedTuple):
+    """Where Debian puts libraries for this kind of processor, and how the loader is called."""
+
+    libraries: str
+    loader: str
+
+
+MACHINES: Final = {
+    "x86_64": Machine("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
+    "aarch64": Machine("aarch64-linux-gnu", "ld-linux-aarch64.so.1"),  # by the names of Debian's packages; never run
+}
+_BIN: Final = "usr/lib/postgresql/17/bin"
+# The kernel names a process by the file that was started, and the supervisor knows its servers by that name:
+# so the loader is started by a link that has the name of the program.
 _WRAPPER: Final = """#!/bin/sh
-exec {lib}/ld-linux-x86-64.so.2 --inhibit-cache --library-path {lib} --argv0 {program} {program}.real "$@"
+exec "${{0%/*}}/loader/{name}" --inhibit-cache --library-path "${{0%/bin/*}}/../../{libraries}" --argv0 "$0" "$0.real" "$@"
 """
 
 
@@ -43,31 +65,54 @@ class Missing(Exception):
     """It cannot be had here; says why."""
 
 
-def cache() -> Path:
+def place() -> Path:
     """Where it is unpacked. As root a folder that the server's user can read, which root's home is not."""
     base = os.environ.get("XDG_CACHE_HOME") or ("/var/cache" if os.getuid() == 0 else str(Path.home() / ".cache"))
-    return Path(base) / "mes" / f"timescaledb-{SUITE}-17"
+    recipe = hashlib.sha256(repr((PACKAGES, _WRAPPER)).encode()).hexdigest()[:8]
+    return Path(base) / "mes" / f"timescaledb-{SUITE}-17-{recipe}"
 
 
+@cache
 def programs() -> Path:
     """The folder with `postgres` and `initdb`, downloaded (50 MB) at the first call; Missing says why it cannot be."""
-    place = cache()
-    if not place.exists():
-        if platform.machine() != "x86_64" or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            raise Missing("TimescaleDB for tests is unpacked from Debian's packages: that needs apt and amd64")
+    folder = place()
+    if not folder.exists():
+        machine = MACHINES.get(platform.machine())
+        if machine is None or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            raise Missing(f"it is unpacked from Debian's packages, which needs apt-get and dpkg-deb on {' or '.join(MACHINES)}")
         try:
-            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="unpack-", dir=place.parent) as scratch:
-                _unpack(Path(scratch), place)
-                with contextlib.suppress(OSError):  # another process was first
-                    (Path(scratch) / "root").rename(place)
+            folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with open(folder.parent / "unpacking", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits and finds it done
+                if not folder.exists():
+                    _unpack_into(folder, machine)
         except OSError as why:
-            raise Missing(f"{why.filename or place.parent}: {why.strerror}: set XDG_CACHE_HOME to a folder that may be written") from why
-    return place / "usr/lib/postgresql/17/bin"
+            raise Missing(f"{why.filename or folder.parent}: {why.strerror}: set XDG_CACHE_HOME to a folder that may be written") from why
+    if os.getuid() == 0 and (closed := [f for f in folder.parents if not f.stat().st_mode & 0o001]):
+        raise Missing(f"{closed[-1]}: only root may go in, and PostgreSQL does not run as root: set XDG_CACHE_HOME to an open folder")
+    return folder / _BIN
 
 
-def _unpack(scratch: Path, place: Path) -> None:
-    """The packages into scratch/root, ready to run once that is `place`."""
+def edition(folder: Path) -> str:
+    """What is in this folder of programs, such as "PostgreSQL 17.5 with TimescaleDB 2.19.3 (Apache edition)"."""
+    server = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    control = (folder.parents[3] / "share/postgresql/17/extension/timescaledb.control").read_text()
+    version = re.search(r"^default_version = '(.*)'", control, re.MULTILINE)
+    community = any((folder.parent / "lib").glob("timescaledb-tsl-*"))
+    return f"PostgreSQL {server} with TimescaleDB {version and version[1]} ({'Community' if community else 'Apache'} edition)"
+
+
+def _unpack_into(folder: Path, machine: Machine) -> None:
+    """All of it or nothing; the caller holds the lock."""
+    for interrupted in folder.parent.glob("unpack-*"):
+        shutil.rmtree(interrupted, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="unpack-", dir=folder.parent) as scratch:
+        _unpack(Path(scratch), machine)
+        (Path(scratch) / "root").rename(folder)
+
+
+def _unpack(scratch: Path, machine: Machine) -> None:
+    """The packages into scratch/root, ready to run from wherever that is moved."""
     deb, root = scratch / "deb", scratch / "root"
     for folder in (scratch / "lists/partial", scratch / "cache/archives/partial", deb, root):
         folder.mkdir(mode=0o755, parents=True)
@@ -82,11 +127,12 @@ def _unpack(scratch: Path, place: Path) -> None:
     _run([*apt, "download", *PACKAGES], deb)
     for package in sorted(deb.glob("*.deb")):
         _run(["dpkg-deb", "-x", str(package), str(root)], deb)
-    lib = "usr/lib/x86_64-linux-gnu"
+    (root / _BIN / "loader").mkdir(mode=0o755)
     for name in ("postgres", "initdb"):
-        program = root / "usr/lib/postgresql/17/bin" / name
+        program = root / _BIN / name
         program.rename(program.with_name(f"{name}.real"))
-        program.write_text(_WRAPPER.format(lib=place / lib, program=place / program.relative_to(root)))
+        (program.parent / "loader" / name).symlink_to(f"../../../../{machine.libraries}/{machine.loader}")
+        program.write_text(_WRAPPER.format(name=name, libraries=machine.libraries))
         program.chmod(0o755)
     for unused in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/lib/postgresql/17/lib/bitcode"):
         shutil.rmtree(root / unused, ignore_errors=True)
@@ -102,14 +148,18 @@ def _mirror() -> str:
     for uri, suite in (line.split() for line in found.splitlines() if line.count(" ") == 1):
         if suite == name and release.get("ID") == "debian":
             return f"[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri}"
-    raise Missing(f"TimescaleDB for tests comes from a Debian mirror: this machine's apt has none for {name or 'this system'}")
+    raise Missing(f"it comes from a Debian mirror, and this machine's apt has none for {name or 'this system'}")
 
 
 def _run(command: list[str], folder: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    except subprocess.TimeoutExpired as why:
+        raise Missing(f"{command[0]} took more than ten minutes (is the Debian mirror reached?)") from why
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Missing(f"TimescaleDB for tests was not to be had: {said[-1][:300]} (is the Debian mirror reached?)")
+        reason = next((line for line in said if "Failed to fetch" in line), said[-1])
+        raise Missing(f"{reason[:300]} (is the Debian mirror reached?)")
     return done.stdout
 
 
@@ -121,3 +171,10 @@ def timescaledb(settings: Mapping[str, str] | None = None) -> Iterator[str]:
             with psycopg.connect(url.replace("/postgres", f"/{database}"), autocommit=True) as connection:
                 connection.execute("CREATE EXTENSION timescaledb")
         yield url
+
+
+if __name__ == "__main__":
+    try:
+        print(f"{edition(programs())} in {place()}")
+    except Missing as why:
+        sys.exit(f"TimescaleDB for tests is not to be had: {why}")

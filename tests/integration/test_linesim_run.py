@@ -399,10 +399,10 @@ def test_a_broker_that_comes_late_and_goes_between_costs_nothing(seeds: Path, tm
 
 @pytest.mark.parametrize("victim", ["broker", "linesim"])
 def test_what_a_broker_has_lost_is_sent_again(
-    seeds: Path, tmp_path: Path, embedded_databases: Callable[[], str], mosquitto_of_mine: Mosquitto, victim: str
+    seeds: Path, tmp_path: Path, new_database: Callable[[], str], mosquitto_of_mine: Mosquitto, victim: str
 ) -> None:
     """End to end: a broker that forgets everything at kill -9, a backend, and a line that is killed and started again."""
-    database, broker = embedded_databases(), mosquitto_of_mine
+    database, broker = new_database(), mosquitto_of_mine
     seed(database, load_plant(seeds))
     ledger = tmp_path / "ledger.json"
     line = ("--line", "a-1", "--start", START, "--days", "1", "--seeds", seeds, "--broker", broker.url, "--state", tmp_path / "state")

@@ -177,7 +177,7 @@ def test_a_gap_that_nobody_will_fill_is_closed_by_hand_and_recorded(parts: Parts
 
 def test_a_second_backend_with_a_database_of_its_own_is_refused_and_takes_nothing(parts: Parts, request: Any) -> None:
     database, broker = parts
-    other = request.getfixturevalue("embedded_databases")()
+    other = request.getfixturevalue("new_database")()
     with service("ingest", database, broker), Gateway(broker) as gateway, subscriber(broker, MARKS) as marks:
         sessions_held(database)
         gateway.cells(WND, [event(1)])

@@ -132,10 +132,10 @@ def test_sigterm_drains_and_ends_with_zero(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("command", ["ingest", "rollup"])
-def test_a_database_without_schema_is_refused_in_one_line(embedded_server: str, embedded_broker: str, command: str) -> None:
+def test_a_database_without_schema_is_refused_in_one_line(server_url: str, embedded_broker: str, command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mes", command],
-        env=environment(embedded_server, embedded_broker),
+        env=environment(server_url, embedded_broker),
         capture_output=True,
         text=True,
         timeout=30,

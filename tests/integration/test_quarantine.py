@@ -23,7 +23,8 @@ from mes.store.events import Writer, active_lines
 from mes.store.quarantine import Selection
 from mes.store.seed import seed
 from mes.store.sums import Rollup
-from tests.conftest import SEEDS, Databases
+from tests.conftest import SEEDS
+from tests.databases import FIXTURES, Databases
 from tests.pipeline import GRD, WND, Gateway, environment, event, rows, service, sessions_held, value
 from tests.servers import wait_for
 
@@ -32,9 +33,9 @@ NEW = WND.replace("/wnd/01/", "/wnd/07/")  # a machine that the seeds do not kno
 EVERYTHING = Selection()
 
 
-@pytest.fixture(params=["embedded_databases", "debian_databases"])
+@pytest.fixture(params=FIXTURES)
 def store(request: pytest.FixtureRequest) -> str:
-    """A fresh database on the embedded server, then on Debian's."""
+    """A fresh database on each server."""
     databases: Databases = request.getfixturevalue(request.param)
     return databases()
 

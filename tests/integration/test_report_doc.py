@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from mes.states import StateEvent
-from tests.conftest import Databases
+from tests.databases import Databases
 from tests.lines import held, look_at_days, step
 from tests.pipeline import AT_MS, event
 
@@ -21,8 +21,8 @@ SOMETIMES = ("restatements", "quarantine")
 
 
 @pytest.fixture(scope="module")
-def reader(embedded_databases: Databases) -> Iterator[psycopg.Connection[Any]]:
-    database = embedded_databases()
+def reader(new_database: Databases) -> Iterator[psycopg.Connection[Any]]:
+    database = new_database()
     with held(database, "nanjing/cells/32140-1") as line:
         line.put(line.topic("wnd/01"), event(1, meas={"electrode_tension": 12.0}), event(2, result="scrap", defect="W01"), event(4))
         line.put(line.topic("grd/01"), event(1), event(3))

@@ -15,7 +15,7 @@ from mes.contract import CellEvent
 from mes.rollup import recompute_all
 from mes.store.seed import SUMS
 from mes.store.sums import Rollup
-from tests.conftest import Databases
+from tests.databases import Databases
 from tests.lines import Line, dump, held, step
 from tests.pipeline import event, rows, value
 
@@ -51,9 +51,9 @@ def put(line: Line, reports: list[tuple[str, CellEvent]]) -> None:
 
 @pytest.mark.parametrize("hours", [1.0, 6.0, 30.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_sums_in_small_steps_are_those_of_whole_days(embedded_databases: Databases, seed: int, hours: float) -> None:
+def test_sums_in_small_steps_are_those_of_whole_days(new_database: Databases, seed: int, hours: float) -> None:
     """Each step sums a few buckets, whose cells report in others too, before and behind."""
-    database = embedded_databases()
+    database = new_database()
     reports = wanderers(seed, 240, 12, hours)
     with held(database, NANJING) as line:
         for start in range(0, len(reports), 8):
@@ -72,9 +72,9 @@ def test_sums_in_small_steps_are_those_of_whole_days(embedded_databases: Databas
     assert all(0 < n < len(reports) for n in counted)
 
 
-def test_rollups_share_the_work_while_events_come(embedded_databases: Databases) -> None:
+def test_rollups_share_the_work_while_events_come(new_database: Databases) -> None:
     """Three at once, in each other's way; what they leave is what one alone would."""
-    database = embedded_databases()
+    database = new_database()
     reports = wanderers(9, 1200, 100, 60.0)
     coming = threading.Event()
     broken: list[BaseException] = []
@@ -106,8 +106,8 @@ def test_rollups_share_the_work_while_events_come(embedded_databases: Databases)
     assert after["station_sum"] == before["station_sum"]
 
 
-def test_progress_ends_at_the_whole(embedded_databases: Databases) -> None:
-    database = embedded_databases()
+def test_progress_ends_at_the_whole(new_database: Databases) -> None:
+    database = new_database()
     with held(database, NANJING) as line:
         put(line, wanderers(1, 200, 20, 90.0))
     said: list[tuple[int, int]] = []
@@ -119,8 +119,8 @@ def test_progress_ends_at_the_whole(embedded_databases: Databases) -> None:
     assert value(database, "SELECT sum(events) FROM report.daily_throughput") == 200
 
 
-def test_a_part_of_history_leaves_the_rest_alone(embedded_databases: Databases) -> None:
-    database = embedded_databases()
+def test_a_part_of_history_leaves_the_rest_alone(new_database: Databases) -> None:
+    database = new_database()
     with held(database, NANJING) as line:
         put(line, wanderers(1, 200, 20, 90.0))
     step(database)
@@ -132,8 +132,8 @@ def test_a_part_of_history_leaves_the_rest_alone(embedded_databases: Databases) 
     assert ("2026-11-22",) in wrong
 
 
-def test_an_old_day_that_is_marked_all_the_time_keeps_no_other_from_being_summed(embedded_databases: Databases) -> None:
-    database = embedded_databases()
+def test_an_old_day_that_is_marked_all_the_time_keeps_no_other_from_being_summed(new_database: Databases) -> None:
+    database = new_database()
     day_ms = 24 * HOUR_MS
     with held(database, NANJING) as line:
         for day in range(5):

@@ -21,7 +21,8 @@ from mes.store.connection import connect
 from mes.store.events import Writer
 from mes.store.migrate import migrate, migrations
 from mes.store.seed import SUMS, seed
-from tests.conftest import SEEDS, Databases
+from tests.conftest import SEEDS
+from tests.databases import FIXTURES, Databases
 from tests.lines import Line, dump, held, look_at_days, step
 from tests.pipeline import AT_MS, GRD, WND, event, rows, value
 from tests.servers import wait_for
@@ -29,9 +30,9 @@ from tests.servers import wait_for
 HOUR_MS = 3_600_000
 
 
-@pytest.fixture(params=["embedded_databases", "debian_databases"])
+@pytest.fixture(params=FIXTURES)
 def store(request: pytest.FixtureRequest) -> str:
-    """A fresh database on the embedded server, then on Debian's."""
+    """A fresh database on each server."""
     databases: Databases = request.getfixturevalue(request.param)
     return databases()
 
@@ -97,11 +98,11 @@ def test_summing_anew_gives_equal_tables(store: str, line: Line) -> None:
     assert dump(store) == before
 
 
-def test_order_and_batches_of_events_do_not_matter(embedded_databases: Databases) -> None:
+def test_order_and_batches_of_events_do_not_matter(new_database: Databases) -> None:
     events = a_day()
     dumps = []
     for order in (events, events[::-1]):
-        database = embedded_databases()
+        database = new_database()
         with held(database, "nanjing/cells/32140-1") as line:
             for start in range(0, len(order), 700):
                 line.put(FLT, *order[start : start + 700])

@@ -12,7 +12,8 @@ from mes.seeds import load_plant
 from mes.store import migrate as module
 from mes.store.migrate import migrate
 from mes.store.seed import seed
-from tests.conftest import SEEDS, Databases
+from tests.conftest import SEEDS
+from tests.databases import Databases
 from tests.lines import look_at_days, step
 from tests.pipeline import rows, value
 
@@ -53,8 +54,8 @@ def old(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
         connection.execute("INSERT INTO kpi.station_bucket VALUES (1, %s, 1, 1, 0, 0, 1, 1, '{4000}', '{1}', %s)", [AT, AT])
 
 
-def test_figures_of_the_first_version_are_summed_anew(embedded_databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = embedded_databases()
+def test_figures_of_the_first_version_are_summed_anew(new_database: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = new_database()
     old(database, monkeypatch)
     assert migrate(database)
     assert seed(database, load_plant(SEEDS)) is True
@@ -69,8 +70,8 @@ def test_figures_of_the_first_version_are_summed_anew(embedded_databases: Databa
     assert value(database, "SELECT count(*) FROM mes.characteristic WHERE grid_step IS NULL") == 0
 
 
-def test_a_nominal_that_changes_leaves_the_grid_of_the_sums(embedded_databases: Databases) -> None:
-    database = embedded_databases()
+def test_a_nominal_that_changes_leaves_the_grid_of_the_sums(new_database: Databases) -> None:
+    database = new_database()
     query = "SELECT grid_origin, grid_step FROM mes.characteristic WHERE name = 'capacity_0.5C' ORDER BY station_id"
     before = rows(database, query)
     rows(database, "UPDATE mes.plant_version SET digest = 'other' RETURNING 1")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Databases
+from tests.conftest import ROOT
+from tests.databases import Databases
 from tests.pipeline import GRD, WND, Gateway, event, service, sessions_held, value
 from tests.plants import small_lines
 from tests.servers import free_port, missing, wait_for
@@ -70,8 +71,8 @@ def ctrl_c(running: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def counting(embedded_databases: Databases, embedded_broker: str) -> Iterator[Plant]:
-    database = embedded_databases()
+def counting(new_database: Databases, embedded_broker: str) -> Iterator[Plant]:
+    database = new_database()
     with service("ingest", database, embedded_broker), service("rollup", database, embedded_broker), Gateway(embedded_broker) as gateway:
         sessions_held(database)
         gateway.cells(GRD, [event(i) for i in range(1, 101)])
@@ -139,8 +140,8 @@ def test_subscribe(counting: Plant, tmp_path: Path) -> None:
         running.communicate(timeout=10)
 
 
-def test_servers(tmp_path: Path, embedded_databases: Databases, mosquitto: str) -> None:
-    mine = Plant(embedded_databases(), mosquitto)
+def test_servers(tmp_path: Path, new_database: Databases, mosquitto: str) -> None:
+    mine = Plant(new_database(), mosquitto)
     running = mine.start("servers", tmp_path / "home", MES_SEEDS=str(small_lines(tmp_path / "seeds", 100.0)))
     until(running, "psql")
     ctrl_c(running)

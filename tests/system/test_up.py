@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import psycopg
 import pytest
 
 from mes.embedded import process
+from tests.databases import KIND, create
 from tests.plants import small_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +116,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         one.process.kill()
         one.process.wait()
     wait_until(lambda: not processes_of(tmp_path), f"nothing to run any more, but {processes_of(tmp_path)}")
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> Callable[[], dict[str, str]]:
+    """The environment for a start: its own embedded PostgreSQL, or an empty database of the server of this run where that is another."""
+    if KIND == "embedded":
+        return dict
+    server, numbers = request.getfixturevalue("server_url"), itertools.count(1)
+    return lambda: {"MES_DATABASE_URL": create(server, f"{request.node.name}_{next(numbers)}")}
 
 
 def up(start: Callable[..., Running], seeds: Path) -> tuple[Running, str, int]:
@@ -272,22 +283,26 @@ def figures(text: str) -> list[str]:
     return [" ".join(re.findall(r"[\w.,%/+-]+", line)) for line in text.splitlines() if re.search(r"\w+/cells/\S+ .*20\d\d-", line)]
 
 
-def test_demo_once_equals_what_was_simulated(start: Callable[..., Running], seeds: Path, tmp_path: Path) -> None:
-    running = start("demo", "--once", "--seeds", str(seeds), "--day", "2026-03-02", "--seed", "5")
+def test_demo_once_equals_what_was_simulated(
+    start: Callable[..., Running], database: Callable[[], dict[str, str]], seeds: Path, tmp_path: Path
+) -> None:
+    running = start("demo", "--once", "--seeds", str(seeds), "--day", "2026-03-02", "--seed", "5", **database())
     assert running.process.wait(300) == 0, running.text + running.errors
     assert "equals what was simulated: yes" in running.text
     assert len(figures(running.text)) == 2
     assert processes_of(tmp_path) == {}
 
 
-def test_killing_ingest_in_the_middle_of_a_day_changes_nothing(start: Callable[..., Running], tmp_path: Path) -> None:
+def test_killing_ingest_in_the_middle_of_a_day_changes_nothing(
+    start: Callable[..., Running], database: Callable[[], dict[str, str]], tmp_path: Path
+) -> None:
     seeds = small_lines(tmp_path / "seeds", 20.0)
     words = ("demo", "--once", "--seeds", str(seeds), "--day", "2026-03-02")
-    undisturbed = start(*words)
+    undisturbed = start(*words, **database())
     assert undisturbed.process.wait(300) == 0, undisturbed.text + undisturbed.errors
     reports = figures(undisturbed.text)
 
-    disturbed = start(*words)
+    disturbed = start(*words, **database())
     pid = disturbed.child("-m mes ingest")
     url = next(v for v in Path(f"/proc/{pid}/environ").read_text().split("\0") if v.startswith("MES_DATABASE_URL=")).partition("=")[2]
     stored = 0

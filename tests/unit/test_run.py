@@ -266,3 +266,16 @@ def test_missing_servers_are_named_and_required_in_ci(
     monkeypatch.setenv("CI", "true")
     with pytest.raises(run.Stop, match="mosquitto mosquitto-clients postgresql nodejs npm"):
         run.name_missing_servers()
+
+
+def test_the_database_of_the_tests_is_told_by_the_environment(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, rest, name in (
+        (["-x", "--database", "timescaledb", "tests/unit"], ["-x", "tests/unit"], "timescaledb"),
+        (["--database=embedded"], [], "embedded"),
+        (["-k", "database"], ["-k", "database"], "from outside"),
+    ):
+        monkeypatch.setenv("MES_TEST_DATABASE", "from outside")
+        assert run.choose_database(words) == rest
+        assert os.environ["MES_TEST_DATABASE"] == name
+    with pytest.raises(run.Stop, match="embedded or timescaledb"):
+        run.choose_database(["--database"])

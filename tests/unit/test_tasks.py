@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
 
-from mes.tasks import set_within
+from mes.errors import Unavailable
+from mes.tasks import set_within, task_group
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +51,26 @@ def test_a_wait_ends_after_its_time_and_says_whether_the_event_came() -> None:
         return before, await set_within(event, 60)
 
     assert asyncio.run(scene()) == (False, True)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_group_that_has_failed_leaves_the_waits_behind_it_alone(inside: bool) -> None:
+    """Debian's Python 3.11.2 cancelled a worker that had lost its connection instead of letting it try again."""
+
+    async def scene() -> tuple[int, bool]:
+        async def fail() -> None:
+            raise Unavailable("away")
+
+        with contextlib.suppress(Unavailable):
+            async with task_group() as tasks:
+                tasks.create_task(fail())
+                if inside:
+                    await asyncio.sleep(5)
+        task = asyncio.current_task()
+        assert task
+        return task.cancelling(), await set_within(asyncio.Event(), 0.01)
+
+    assert asyncio.run(scene()) == (0, False)
 
 
 def test_nothing_waits_by_what_forgets_cancellations() -> None:
