@@ -78,6 +78,8 @@ async def connected(url: str, mqtt: _Client) -> AsyncIterator[_Client]:
     where = f"broker {without_password(url)}"
     try:
         async with mqtt:
+            if (task := asyncio.current_task()) and task.cancelling():  # wait_for of Python 3.11, which aiomqtt uses, may have forgotten it
+                raise asyncio.CancelledError
             yield mqtt
     except aiomqtt.MqttCodeError as why:
         code = why.rc if isinstance(why.rc, int) else why.rc.value if why.rc else 0

@@ -496,7 +496,7 @@ ORDER BY t.line, t.production_day DESC
 
 -- name: line_paths
 -- Names of the lines.
-SELECT path FROM mes.line WHERE active ORDER BY path
+SELECT line FROM report.line WHERE is_active ORDER BY line
 
 -- name: daily_report
 -- Throughput and yield of lines and days, side by side.

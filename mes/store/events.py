@@ -22,7 +22,7 @@ from mes.batch import Batch
 from mes.equipment import Equipment, Line, Machine, Station
 from mes.ledger import Ledger, Received
 from mes.store.blocks import COLUMNS, HEADER, TRAILER, blocks
-from mes.store.connection import Connection, Cursor, connect, queries, translated
+from mes.store.connection import Connection, Cursor, check_writable, connect, queries, translated
 from mes.store.migrate import check
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def active_lines(url: str) -> tuple[int, list[Line]]:
     """The plant's version, which each seeding raises, and its active lines in order of their paths."""
     with connect(url, application="mes ingest") as connection, translated(url):
         check(connection)
+        check_writable(connection)
         version = connection.execute(queries()["plant_version"]).fetchone()
         return (version[0] if version else 0), [Line(*row) for row in connection.execute(queries()["active_lines"])]
 
@@ -64,7 +65,8 @@ class Writer:
         self._connection.close()
 
     def acquire(self) -> bool:
-        """Try to take the line's lease; it is held until the connection ends."""
+        """Try to take the line's lease; it is held until the connection ends. Unavailable on a standby, which has leases of its own."""
+        check_writable(self._connection)
         with translated(self._url):
             row = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LEASE, self.line.line_id]).fetchone()
         return bool(row and row[0])

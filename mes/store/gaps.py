@@ -36,7 +36,7 @@ class Closing:
 
 def gaps(connection: Connection, line: str | None = None) -> list[Gap]:
     """All gaps up to the highest number that each machine has sent in each boot."""
-    with translated():
+    with translated(connection):
         return [
             Gap(machine, boot, r.lower, r.upper - 1) for machine, boot, r in connection.execute(queries()["machine_gaps"], {"line": line})
         ]
@@ -44,7 +44,7 @@ def gaps(connection: Connection, line: str | None = None) -> list[Gap]:
 
 def closings(connection: Connection, line: str | None = None) -> list[Closing]:
     """Gaps closed so far, newest first."""
-    with translated():
+    with translated(connection):
         return [Closing(*row) for row in connection.execute(queries()["closings"], {"line": line})]
 
 
@@ -54,7 +54,7 @@ def close(connection: Connection, machine: str, boot: int, first: int, last: int
     ConfigError when there is no such machine or boot, when nothing is missing there, or when `last` lies beyond what
     the machine has sent: what may still come is no gap.
     """
-    with translated(), connection.transaction():
+    with translated(connection), connection.transaction():
         found = connection.execute(queries()["machine_by_path"], [machine]).fetchone()
         if found is None:
             raise ConfigError(f"machine {machine!r} is unknown: give its path, such as nanjing/cells/32140-1/wnd/03")

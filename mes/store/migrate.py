@@ -1,4 +1,4 @@
-"""Migrations: numbered files, applied once each, in order, under a lock; views are made anew each time.
+"""Migrations: numbered files, applied once each, in order, under a lock; views and grants are made anew each time.
 
 A runner of our own because what it does fits a screen, and it needs what tools of this kind do not do together: one
 transaction for everything, a refusal when an applied file has changed or the schema is newer than the program, and
@@ -14,6 +14,7 @@ from mes.errors import Refused
 from mes.store.connection import SQL, Connection, connect, translated
 
 _LOCK = 0x6D65735F  # "mes_"
+_OWNER = "mes_owner"
 
 
 def migrations() -> list[tuple[int, str, str]]:
@@ -31,7 +32,8 @@ def views() -> list[Path]:
 def migrate(url: str) -> list[str]:
     """Bring the database up to this program; returns the names of what was applied. Safe to run at once from many places."""
     applied: list[str] = []
-    with connect(url, autocommit=False, application="mes migrate") as connection, translated(url):
+    with translated(url), connect(url, autocommit=False, application="mes migrate") as connection:
+        _check_owner(connection)
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         connection.execute("CREATE SCHEMA IF NOT EXISTS mes")
         connection.execute("CREATE SCHEMA IF NOT EXISTS kpi")
@@ -55,7 +57,19 @@ def migrate(url: str) -> list[str]:
         connection.execute("CREATE SCHEMA report")
         for path in views():
             connection.execute(path.read_text(encoding="utf-8"))
+        connection.execute((SQL / "grants.sql").read_text(encoding="utf-8"))
     return applied
+
+
+def _check_owner(connection: Connection) -> None:
+    """Where the roles are in use, what a migration makes must belong to their owner: views read with the rights of theirs."""
+    row = connection.execute(
+        "SELECT current_user, pg_get_userbyid(datdba), datname FROM pg_database WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None
+    user, owner, database = row
+    if owner == _OWNER != user:
+        raise Refused(f"role {user}: database {database} belongs to {_OWNER}: run `mes migrate` as {_OWNER}")
 
 
 def _done(connection: Connection) -> dict[int, str]:
@@ -68,7 +82,7 @@ def _done(connection: Connection) -> dict[int, str]:
 
 def check(connection: Connection) -> None:
     """Refuse to work on a schema that is older or newer than this program."""
-    with translated():
+    with translated(connection):
         there = connection.execute("SELECT to_regclass('mes.schema_migration') IS NOT NULL").fetchone()
         if not there or not there[0]:
             raise Refused("the database has no schema yet: run `mes migrate`")
