@@ -53,7 +53,7 @@ _FINAL_TEXT = {
     r"|channel binding|require_auth|authentication method": _URL,
 }
 _PASSING_TEXT = {
-    r"could not translate host name": "start it if names come with their services here, else check the host in MES_DATABASE_URL",
+    r"could not translate host name|failed to resolve host": "start it if names come with their services here, else check the host in MES_DATABASE_URL",
     r"timeout expired|timed out|No route to host|unreachable": "check that host and port in MES_DATABASE_URL can be reached from here",
     r"too many clients|too many connections|connection slots": _SLOTS,
     r"read-only|hot standby": _READ_ONLY,

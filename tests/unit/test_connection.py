@@ -60,6 +60,7 @@ PASSES_AT_THE_DOOR = {
     "connection failed: session is read-only": "name the primary",
     'could not translate host name "bd" to address: Name or service not known': "check the host",
     'could not translate host name "db" to address: Temporary failure in name resolution': "check the host",
+    "failed to resolve host 'bd': [Errno -2] Name or service not known": "check the host",
     "connection failed: SSL SYSCALL error: EOF detected": "",
     "consuming input failed: server closed the connection unexpectedly": "",
     "consuming input failed: could not receive data from server: Connection timed out": "can be reached from here",
