@@ -11,7 +11,7 @@ import itertools
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import aiomqtt
@@ -22,13 +22,14 @@ from mes.session import REFUSED_CODES, Address, Session, refused, said_plainly
 from mes.settings import without_password
 from mes.tasks import set_within
 
-__all__ = ["Message", "Publisher", "Session", "subscribed"]
+__all__ = ["Message", "Publisher", "Session", "retained", "subscribed"]
 
 log = logging.getLogger(__name__)
 logging.getLogger("mqtt").setLevel(logging.ERROR)  # aiomqtt warns of more than ten calls under way, which is what we want
 
 _AT_ONCE = 100  # retained values on their way
 _HOLD_S = 60.0  # after which a topic that the broker refused is tried again
+_QUIET_S = 0.5  # within which a broker delivers the next retained value
 _OLDER = (1, 132)  # reason codes of a broker that does not speak MQTT 5
 
 
@@ -197,3 +198,22 @@ async def subscribed(url: str, client_id: str, topic: str) -> AsyncIterator[Call
             return arrived.pop(0).payload
 
         yield following
+
+
+async def retained(url: str, client_id: str, filters: Sequence[str]) -> dict[str, bytes]:
+    """What the broker retains on topics, by topic: all that comes behind the subscription until nothing more does."""
+    found: dict[str, bytes] = {}
+    clock = asyncio.get_running_loop().time
+    async with Session(url, client_id, filters, clean=True) as session:
+        give_up = clock() + 20 * _QUIET_S
+        while True:
+            subscribed = session.established.is_set() or clock() > give_up
+            try:
+                async with asyncio.timeout(_QUIET_S):
+                    messages = await session.receive()
+            except TimeoutError:
+                if subscribed:
+                    return found
+                continue
+            session.ack(messages)
+            found.update((message.topic, message.payload) for message in messages)

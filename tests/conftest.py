@@ -15,7 +15,7 @@ from mes.embedded.postgres import EmbeddedPostgres
 from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
-from tests.servers import Mosquitto, debian_postgres, free_port
+from tests.servers import Mosquitto, debian_postgres, free_port, of_its_own
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ROOT / "seeds"
@@ -42,7 +42,7 @@ def _cloner(server: str) -> Databases:
         name = f"mes_test_{next(_numbers)}"
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return _other(server, name)
+        return of_its_own(_other(server, name))
 
     return clone
 

@@ -28,7 +28,7 @@ from mes.store.seed import seed
 from tests import account, fleet
 from tests.pipeline import ROOT, environment
 from tests.plants import small_lines
-from tests.servers import Mosquitto, free_port, wait_for
+from tests.servers import Mosquitto, free_port, of_its_own, wait_for
 
 PATIENCE_S = 180.0
 """Within which everything has to be well again on a busy machine."""
@@ -245,7 +245,7 @@ class Databases:
         parts = urlsplit(self._server.url)
         with psycopg.connect(urlunsplit(parts._replace(path="/postgres")), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE mes".encode())
-        return urlunsplit(parts._replace(path=f"/{name}"))
+        return of_its_own(urlunsplit(parts._replace(path=f"/{name}")))
 
 
 def through(url: str, port: int, host: str | None = None) -> str:

@@ -57,6 +57,13 @@ def _answers(url: str) -> bool:
     return False
 
 
+def of_its_own(url: str) -> str:
+    """A database that was copied, as one that has nothing to do with the other; its URL."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE mes.installation SET installation_id = gen_random_uuid()")
+    return url
+
+
 def _unprivileged() -> tuple[int, int] | None:
     """Whom PostgreSQL may run as: not root."""
     if os.getuid() != 0:

@@ -46,14 +46,14 @@ _HINTS: dict[type[psycopg.Error], str] = {
 _FINAL_TEXT = {
     r"certificate verify failed": "it has expired, or no CA in sslrootcert has signed it: renew it, or correct MES_DATABASE_URL",
     r"server certificate for .* does not match host name": "name the server in MES_DATABASE_URL as its certificate does",
-    r"alert .*(certificate|ca\b)|valid client certificate": "give a client certificate that the server knows: sslcert and sslkey in MES_DATABASE_URL",
+    r"alert .*(certificate|ca\b)|valid client certificate": "give one that the server knows: sslcert and sslkey in MES_DATABASE_URL",
     r"password authentication failed|no password supplied|pg_hba\.conf|does not exist|not permitted to log in"
     r"|permission denied for database|server does not support SSL|invalid .*(value|option|port|URI)"
     r"|could not (read|load|open|get) .*(certificate|key|home)|private key file|certificate present"
     r"|channel binding|require_auth|authentication method": _URL,
 }
 _PASSING_TEXT = {
-    r"could not translate host name|failed to resolve host": "start it if names come with their services here, else check the host in MES_DATABASE_URL",
+    r"could not translate host name|failed to resolve host": "start it, if its name comes with it, or check MES_DATABASE_URL",
     r"timeout expired|timed out|No route to host|unreachable": "check that host and port in MES_DATABASE_URL can be reached from here",
     r"too many clients|too many connections|connection slots": _SLOTS,
     r"read-only|hot standby": _READ_ONLY,

@@ -20,7 +20,7 @@ from psycopg.types.range import Int8Range
 from mes import contract
 from mes.batch import Batch
 from mes.equipment import Equipment, Line, Machine, Station
-from mes.ledger import Ledger, Received
+from mes.ledger import Ledger, Promise, Received, Unkept
 from mes.store.blocks import COLUMNS, HEADER, TRAILER, blocks
 from mes.store.connection import Connection, Cursor, check_writable, connect, queries, translated
 from mes.store.migrate import check
@@ -45,6 +45,13 @@ def lines_without_session(url: str, since: dt.datetime) -> list[str]:
     """Active lines whose session nobody has announced since then."""
     with connect(url, application="mes up") as connection, translated(url):
         return [row[0] for row in connection.execute(queries()["lines_without_session"], [since])]
+
+
+def unkept(connection: Connection, promises: Sequence[Promise]) -> list[Unkept]:
+    """Those of the promises that the ledger does not bear out."""
+    columns = [[p.machine_id for p in promises], [p.boot for p in promises], [p.seq for p in promises]]
+    with translated(connection):
+        return [Unkept(*row) for row in connection.execute(queries()["promises_not_kept"], columns)]
 
 
 class Writer:
@@ -108,6 +115,10 @@ class Writer:
         """(machine id, highest boot, sequence number up to which all of that boot is committed or closed) of the line."""
         with translated(self._url):
             return self._connection.execute(queries()["marks"], [self.line.line_id]).fetchall()
+
+    def unkept(self, promises: Sequence[Promise]) -> list[Unkept]:
+        """Those of the promises made to machines of the line that the ledger does not bear out."""
+        return unkept(self._connection, promises)
 
     def quarantined(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Entries of the quarantine to be decoded anew; the payload is None where it is longer than any message may be."""

@@ -9,6 +9,7 @@ from psycopg.types.multirange import Int8Multirange
 from psycopg.types.range import Int8Range
 
 from mes.errors import ConfigError
+from mes.ledger import Promise
 from mes.store.connection import Connection, queries, translated
 
 
@@ -71,6 +72,22 @@ def close(connection: Connection, machine: str, boot: int, first: int, last: int
         values = {"machine": found[0], "boot": boot, "seqs": Int8Multirange([Int8Range(a, b) for a, b in missing]), "why": why}
         connection.execute(queries()["close_gap"], values)
         connection.execute(queries()["record_closing"], values)
+    return sum(b - a for a, b in missing)
+
+
+def give_up(connection: Connection, promise: Promise, why: str) -> int:
+    """Close what is missing of all that a machine was told is committed, whether more of it has come since or not;
+    returns how many numbers that were."""
+    key = {"machine": promise.machine_id, "boot": promise.boot}
+    with translated(connection), connection.transaction():
+        connection.execute(queries()["begin_ledger"], key)
+        row = connection.execute(queries()["received_by_boot"], [promise.machine_id, promise.boot]).fetchone()
+        assert row is not None
+        missing = _missing(1, promise.seq, [(r.lower, r.upper) for ranges in row for r in ranges])
+        if missing:
+            values = {**key, "seqs": Int8Multirange([Int8Range(a, b) for a, b in missing]), "why": why}
+            connection.execute(queries()["close_gap"], values)
+            connection.execute(queries()["record_closing"], values)
     return sum(b - a for a, b in missing)
 
 
