@@ -101,7 +101,7 @@ def lost(path: str | None, closing: bool, why: str) -> None:
             writer = Writer(connection, line, url)
             promised = asyncio.run(promises(broker, line, writer.equipment(), writer.database()))
             for one in unkept(connection, promised.made):
-                rows.append((f"{line.path}/{promised.names[one.machine_id]}", one.boot, one.seq, one.holds))
+                rows.append((f"{line.path}/{promised.names[one.machine_id]}", str(one.boot), one.seq, one.holds))
                 if closing:
                     given_up += store.give_up(connection, Promise(one.machine_id, one.boot, one.seq), why.strip())
     if not rows:

@@ -31,13 +31,13 @@ class Roles:
         for role, password in self.passwords.items():
             (self.secrets / role).write_text(f"{password}\n")
         with psycopg.connect(server, autocommit=True) as connection:
-            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
                 connection.execute(f"CREATE DATABASE {name}".encode())
             trusts = connection.execute("SELECT count(*) FROM pg_hba_file_rules WHERE auth_method = 'trust'").fetchone()
             if trusts and trusts[0]:  # passwords shall count for all but the superuser
                 path = connection.execute("SHOW hba_file").fetchone()
                 user = connection.info.user
-                local = f"('host all {user} 127.0.0.1/32 trust'), ('local all {user} trust')"
+                local = f"('host all,replication {user} 127.0.0.1/32 trust'), ('local all {user} trust')"
                 rules = f"SELECT * FROM (VALUES {local}, ('host all all 127.0.0.1/32 scram-sha-256')) AS v"
                 connection.execute(f"COPY ({rules}) TO '{path[0]}'".encode())  # type: ignore[index]
                 connection.execute("SELECT pg_reload_conf()")
@@ -63,6 +63,6 @@ class Roles:
         """A person's own login, who is a member of a role; its URL."""
         self.passwords[name] = f"{name} knows"
         with psycopg.connect(self.superuser, autocommit=True) as connection:
-            if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone():
+            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone():
                 connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{self.passwords[name]}' IN ROLE {of}".encode())
         return self.url(name)
