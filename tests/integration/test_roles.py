@@ -16,11 +16,12 @@ import pytest
 
 from mes import contract
 from mes.seeds import load_plant
+from mes.states import StateEvent
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from tests.conftest import SEEDS
 from tests.lines import held, step
-from tests.pipeline import GRD, WND, Gateway, environment, event, rows, service, sessions_held, subscriber, value
+from tests.pipeline import AT_MS, GRD, WND, Gateway, environment, event, rows, service, sessions_held, subscriber, value
 from tests.roles import Roles
 from tests.servers import debian_postgres, free_port, wait_for
 from tests.timescaledb import Missing, timescaledb
@@ -147,6 +148,8 @@ def test_the_pipeline_runs_with_each_part_in_its_role(roles: Roles, embedded_bro
         gateway.backlog(WND, [event(i) for i in range(1, 51)], 77)  # duplicates
         gateway.backlog(GRD, [event(i, channel=i) for i in range(1, 91)])
         gateway.cells(WND.replace("/wnd/01/", "/wnd/02/"), [scrap])
+        stopped = StateEvent(boot=1, seq=2, timestamp_ms=AT_MS, state="stopped")
+        gateway.send([(WND.replace("/wnd/01/_cell_v1/completed", "/wnd/02/_state_v1/changed"), contract.encode(stopped))])
         gateway.send([(WND, unknown), (WND, b"hello"), (WND, b"hello")])
         wait_for(lambda: value(roles.superuser, "SELECT max(times) FROM mes.quarantine") == 2, 60, "quarantine")
         wait_for(lambda: value(dashboard, "SELECT coalesce(max(good), 0) FROM report.daily_throughput") == 90, 60, "figures")
@@ -162,6 +165,7 @@ def test_the_pipeline_runs_with_each_part_in_its_role(roles: Roles, embedded_bro
         gateway.backlog(GRD, [event(i, channel=i) for i in range(91, 101)])
         wait_for(lambda: [line["day"]["good"] for line in board() or [] if line["day"]] == [100], 60, "the board goes on")
     assert json.loads(done(dashboard, "report", "daily", "--format", "json"))[0]["good"] == 100
+    assert rows(dashboard, "SELECT machine, state FROM report.machine_state") == [("02", "stopped")]
     assert "W01" in done(dashboard, "report", "unit", "NJ1-26K22-7654321")
     assert rows(dashboard, "SELECT started, open FROM report.cohort_yield('nanjing/cells/32140-1', '2026-11-22', '2026-11-22')") == [
         (103, 2)

@@ -25,8 +25,8 @@ from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from tests.faults import PATIENCE_S, Broker, Plant, broker
-from tests.lines import dump
-from tests.pipeline import ROOT, environment, rows, subscriber, value
+from tests.lines import dump, held, step
+from tests.pipeline import ROOT, environment, event, rows, subscriber, value
 from tests.plants import small_lines
 from tests.roles import Roles
 from tests.servers import as_server, debian_programs, free_port, given_to_server, stopped_at_the_end, wait_for
@@ -326,3 +326,69 @@ def test_the_disk_of_the_database_is_gone(working: Working, tell: Tell, how: str
     assert rows(plant.database, closed) == [(lost, "li", "li")]
     assert working.log("ingest").count("their marks go on") == 2
     tell(f"of {held} events {restored} restored, {lost} lost with the last segment and given up, {n - (held - restored - lost)} sent since")
+
+
+def test_a_backup_that_is_damaged_is_none_and_old_ones_make_room(site: Site) -> None:
+    """The newest stay, with all of the log that the oldest of them needs."""
+    site.start()
+    url = f"postgresql://mes@127.0.0.1:{site.port}/postgres"
+
+    def backups() -> list[str]:
+        return sorted(path.name for path in (site.backups / "base").iterdir())
+
+    for n in range(1, 4):
+        rows(url, "SELECT pg_create_restore_point('x')")
+        site.archived()
+        site.script("base-backup", site.backups, "-d", url, MES_BACKUP_KEEP="2")
+        assert len(backups()) == min(n, 2)
+        wait_for(lambda: dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") > backups()[-1], what="the next second")
+    kept = backups()
+    label = (site.backups / "base" / kept[0] / "backup_label").read_text()
+    needed = re.search(r"START WAL LOCATION: .* \(file ([0-9A-F]{24})\)", label)
+    assert needed
+    segments = sorted(path.name for path in (site.backups / "wal").iterdir() if len(path.name) == 24)
+    assert segments[0] == needed[1]
+
+    damaging = site.folder / "damaging"
+    damaging.mkdir()
+    (damaging / "pg_verifybackup").symlink_to(site.programs / "pg_verifybackup")
+    (damaging / "pg_archivecleanup").symlink_to(site.programs / "pg_archivecleanup")
+    hit = f'dd of="{site.backups}/base/.part/global/pg_control" bs=1 seek=99 conv=notrunc'
+    (damaging / "pg_basebackup").write_text(f'#!/bin/sh\n"{site.programs}/pg_basebackup" "$@" && printf x | {hit}\n')
+    (damaging / "pg_basebackup").chmod(0o755)
+    said = site.script("base-backup", site.backups, "-d", url, MES_BACKUP_KEEP="1", PG_BIN=str(damaging), code=1)
+    assert 'checksum mismatch for file "global/pg_control"' in said
+    assert backups() == [".part", *kept]
+    assert "say where to" in site.script("base-backup", code=2)
+
+
+def test_a_dump_is_restored_on_another_server_with_its_roles(site: Site, tmp_path: Path) -> None:
+    site.start()
+    roles = Roles(f"postgresql://mes@127.0.0.1:{site.port}/postgres", tmp_path / "roles")
+    roles.install()
+    migrate(roles.url("mes_owner"))
+    seed(roles.url("mes_owner"), load_plant(small_lines(tmp_path / "seeds", 100.0)))
+    with held(roles.url("mes_ingest"), "nanjing/cells/32140-1") as line:
+        line.put(line.topic("pck/01"), *(event(i) for i in range(1, 101)))
+    step(roles.url("mes_rollup"))
+    before = snapshot(roles.superuser)
+    assert '"good": 100' in before["daily_throughput"][0]
+    site.do(site.programs / "pg_dump", "--format=custom", f"--file={site.folder}/mes.dump", roles.superuser)
+    moved = Site(Path(tempfile.mkdtemp(prefix="mes-moved-", dir="/tmp")))
+    try:
+        moved.start()
+        other = Roles(f"postgresql://mes@127.0.0.1:{moved.port}/postgres", tmp_path / "other")
+        other.install()
+        site.do(site.programs / "pg_restore", "--exit-on-error", f"--dbname={other.superuser}", f"{site.folder}/mes.dump")
+        assert migrate(other.url("mes_owner")) == []
+        assert snapshot(other.superuser) == before
+        with held(other.url("mes_ingest"), "nanjing/cells/32140-1") as line:
+            line.put(line.topic("pck/01"), *(event(i) for i in range(51, 111)))
+        step(other.url("mes_rollup"))
+        assert rows(other.url("mes_dashboard"), "SELECT good FROM report.daily_throughput WHERE line LIKE 'nan%'") == [(110,)]
+        for query in ("SELECT pg_advisory_lock(1)", "SELECT lo_create(0)", "SELECT FROM mes.cell_event"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                rows(other.url("mes_dashboard"), query)
+    finally:
+        moved.close()
+        shutil.rmtree(moved.folder, ignore_errors=True)
