@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,12 +23,13 @@ from mes.session import REFUSED_CODES, Address, Session, refused, said_plainly
 from mes.settings import without_password
 from mes.tasks import set_within
 
-__all__ = ["Message", "Publisher", "Session", "subscribed"]
+__all__ = ["Message", "Publisher", "Session", "retained", "subscribed"]
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 100  # retained values on their way
 _HOLD_S = 60.0  # after which a topic that the broker refused is tried again
+_QUIET_S = 0.5  # within which a broker delivers the next retained value
 _OLDER = (1, 132)  # reason codes of a broker that does not speak MQTT 5
 
 
@@ -64,6 +65,8 @@ async def connected(url: str, mqtt: _Client) -> AsyncIterator[_Client]:
     where = f"broker {without_password(url)}"
     try:
         async with mqtt:
+            if (task := asyncio.current_task()) and task.cancelling():  # wait_for of Python 3.11, which aiomqtt uses, may have forgotten it
+                raise asyncio.CancelledError
             yield mqtt
     except aiomqtt.MqttError as why:
         code = code_of(why)
@@ -179,3 +182,22 @@ async def subscribed(url: str, client_id: str, topic: str) -> AsyncIterator[Call
             return arrived.pop(0).payload
 
         yield following
+
+
+async def retained(url: str, client_id: str, filters: Sequence[str]) -> dict[str, bytes]:
+    """What the broker retains on topics, by topic: all that comes behind the subscription until nothing more does."""
+    found: dict[str, bytes] = {}
+    clock = asyncio.get_running_loop().time
+    async with Session(url, client_id, filters, clean=True) as session:
+        give_up = clock() + 20 * _QUIET_S
+        while True:
+            subscribed = session.established.is_set() or clock() > give_up
+            try:
+                async with asyncio.timeout(_QUIET_S):
+                    messages = await session.receive()
+            except TimeoutError:
+                if subscribed:
+                    return found
+                continue
+            session.ack(messages)
+            found.update((message.topic, message.payload) for message in messages)

@@ -66,3 +66,47 @@ def close(machine: str, seqs: tuple[int, int], boot: int, why: str) -> None:
     with connect(settings.database_url(), application="mes ledger") as connection:
         n = store.close(connection, machine, boot, *seqs, why.strip())
     click.echo(f"closed {n} of machine {machine}, boot {boot}")
+
+
+@ledger.command()
+@click.option("--line", "path", help="only this line: path, e.g. nanjing/cells/32140-1")
+@click.option("--close", "closing", is_flag=True, help="give it up: nobody waits for it any more")
+@click.option("--why", default="", help="with --close: kept with your database user and the time")
+def lost(path: str | None, closing: bool, why: str) -> None:
+    """List what machines were told is committed and the database does not hold: it was set back to an older point.
+
+    The marks of these machines stand still until it is put back (deploy/backup/README.md) or given up. Asks the broker.
+    """
+    import asyncio
+
+    from mes import present, settings
+    from mes.errors import ConfigError
+    from mes.ledger import Promise
+    from mes.promises import promises
+    from mes.store import gaps as store
+    from mes.store.connection import connect
+    from mes.store.events import Writer, active_lines, unkept
+
+    if closing and not why.strip():
+        raise ConfigError("--why is missing: say why these are given up")
+    url, broker = settings.database_url(), settings.broker_url()
+    known = active_lines(url)[1]
+    lines = [line for line in known if path in (None, line.path)]
+    if path and not lines:
+        raise ConfigError(f"line {path!r} is unknown: use one of {', '.join(line.path for line in known)}")
+    rows: list[tuple[object, ...]] = []
+    given_up = 0
+    with connect(url, application="mes ledger") as connection:
+        for line in lines:
+            writer = Writer(connection, line, url)
+            promised = asyncio.run(promises(broker, line, writer.equipment(), writer.database()))
+            for one in unkept(connection, promised.made):
+                rows.append((f"{line.path}/{promised.names[one.machine_id]}", str(one.boot), one.seq, one.holds))
+                if closing:
+                    given_up += store.give_up(connection, Promise(one.machine_id, one.boot, one.seq), why.strip())
+    if not rows:
+        click.echo("nothing is lost: the database holds all that its machines were told is committed", err=True)
+    elif closing:
+        click.echo(f"closed {given_up} of {len(rows)} machines")
+    else:
+        present.print_table(("machine", "boot", "told", "holds without a gap"), rows)

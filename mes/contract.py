@@ -108,6 +108,11 @@ def holder_topic(site: str, area: str, line: str) -> str:
     return str(Topic(site, area, line, None, None, "_ledger_v1", "holder"))
 
 
+def committed_filter(site: str, area: str, line: str) -> str:
+    """The subscription to what the machines of a line have been told is committed."""
+    return f"{ROOT}/{site}/{area}/{line}/+/+/_ledger_v1/committed"
+
+
 def line_filters(site: str, area: str, line: str) -> tuple[str, ...]:
     """The subscriptions of a line's ingest session: its cells and states, from every machine of every station."""
     return tuple(f"{ROOT}/{site}/{area}/{line}/+/+/{what}" for what in ("_cell_v1/completed", "_state_v1/changed"))
@@ -172,8 +177,9 @@ class Committed(msgspec.Struct, frozen=True):
 class Holder(msgspec.Struct, frozen=True):
     """Which backend holds a line's session; said anew every few seconds, retained on the line's `_ledger_v1/holder`.
 
-    database      the database that it commits to; workers that share one also share the lines
-    worker        host and process
+    database      the database that it commits to; workers that share one also share the lines. The marks of the line's
+                  machines are of this one
+    worker        host and process; empty when nobody holds the session any more
     timestamp_ms  when it was said
     """
 

@@ -22,6 +22,7 @@ from mes.equipment import Line
 from mes.errors import Unavailable
 from mes.marks import INTERVAL_S, WORKER, Holding, Marks, refuse_second_backend
 from mes.metrics import Meter
+from mes.promises import promises
 from mes.store.events import Writer, active_lines
 from mes.tasks import set_within, task_group, unless
 
@@ -57,7 +58,9 @@ async def _flow(line: Line, store: Writer, store_call: Callable[..., Awaitable[A
     ledger = await store_call(store.ledger)
     filters = contract.line_filters(line.site, line.area, line.code)
     retired = [old for old in await store_call(store.session_filters) if old not in filters]
+    promised = await promises(broker, line, equipment, identity)
     publisher = Publisher(broker, f"mes-marks-{line.site}-{line.code}-{WORKER}")
+    promised.take_back_foreign(publisher)
     marks, holding = Marks(equipment, publisher), Holding(line, identity, publisher)
     filled: asyncio.Queue[tuple[Batch, list[Message]] | None] = asyncio.Queue(1)
     drained = asyncio.Event()
@@ -87,16 +90,20 @@ async def _flow(line: Line, store: Writer, store_call: Callable[..., Awaitable[A
         async def mark() -> None:
             going_on = True
             while going_on:
+                if promised.made:
+                    promised.found(await store_call(store.unkept, promised.made))
                 holding.renew()
-                marks.tell(await store_call(store.marks))
+                marks.tell(await store_call(store.marks), promised.unkept)
                 going_on = not await set_within(drained, INTERVAL_S)
-            marks.tell(await store_call(store.marks))
+            marks.tell(await store_call(store.marks), promised.unkept)
             holding.end()
             await publisher.drained(LAST_MARKS_S)
             publishing.cancel()
 
         async def announce() -> None:
             await unless(draining, session.established.wait())
+            if promised.foreign:
+                await publisher.drained(LAST_MARKS_S)
             await store_call(store.announce, filters)
 
         async with task_group() as tasks:

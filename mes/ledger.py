@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from typing import NamedTuple
 
 Range = tuple[int, int]
 """Half open: [first, next)."""
@@ -88,3 +89,20 @@ class Ledger:
     def extend(self, machine_id: int, boot: int, first: int, n: int) -> bool:
         """Take note of n events in a row, if all lie beyond what is known; else False, and nothing is noted."""
         return self.of(machine_id, boot).extend(first, n)
+
+
+class Promise(NamedTuple):
+    """A machine was told that all of `boot` up to `seq` is committed."""
+
+    machine_id: int
+    boot: int
+    seq: int
+
+
+class Unkept(NamedTuple):
+    """A promise that the database does not keep: it holds all of that boot up to `holds` only."""
+
+    machine_id: int
+    boot: int
+    seq: int
+    holds: int

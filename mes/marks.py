@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from mes import contract
@@ -24,13 +24,16 @@ _RETAINED_S: Final = 0.5  # within which a broker delivers a retained value
 WORKER: Final = f"{socket.gethostname()}-{os.getpid()}"
 
 
+def mark_topic(topic: str) -> str:
+    """Where a machine that reports on `topic` is told what is committed."""
+    return topic.replace("/_cell_v1/completed", "/_ledger_v1/committed")
+
+
 class Marks:
     """What the machines of a line have been told, and what they are to be told next."""
 
     def __init__(self, equipment: Equipment, publisher: Publisher) -> None:
-        self._topics = {
-            machine.machine_id: machine.topic.replace("/_cell_v1/completed", "/_ledger_v1/committed") for machine in equipment.machines()
-        }
+        self._topics = {machine.machine_id: mark_topic(machine.topic) for machine in equipment.machines()}
         self._publisher = publisher
         self._told: dict[int, contract.Committed] = {}
 
@@ -39,12 +42,12 @@ class Marks:
         for machine_id, _ in batch.duplicates:
             self._told.pop(machine_id, None)
 
-    def tell(self, marks: Iterable[tuple[int, int, int]]) -> None:
-        """Publish (machine id, boot, seq) where it is news."""
+    def tell(self, marks: Iterable[tuple[int, int, int]], held: Container[int] = ()) -> None:
+        """Publish (machine id, boot, seq) where it is news, but for machines that are `held`."""
         for machine_id, boot, seq in marks:
             mark = contract.Committed(boot, seq)
             topic = self._topics.get(machine_id)
-            if topic is not None and self._told.get(machine_id) != mark:
+            if topic is not None and machine_id not in held and self._told.get(machine_id) != mark:
                 self._told[machine_id] = mark
                 self._publisher.set(topic, contract.encode(mark))
 
@@ -61,11 +64,14 @@ class Holding:
     def renew(self) -> None:
         if time.monotonic() - self._said >= HOLDER_S:
             self._said = time.monotonic()
-            holder = contract.Holder(self._database, WORKER, time.time_ns() // 1_000_000)
-            self._publisher.set(self._topic, contract.encode(holder))
+            self._say(WORKER)
 
     def end(self) -> None:
-        self._publisher.set(self._topic, b"")
+        """Nobody holds it now. Whose marks the machines have heard stays to be read."""
+        self._say("")
+
+    def _say(self, worker: str) -> None:
+        self._publisher.set(self._topic, contract.encode(contract.Holder(self._database, worker, time.time_ns() // 1_000_000)))
 
 
 async def refuse_second_backend(broker: str, line: Line, database: str) -> None:
@@ -75,18 +81,19 @@ async def refuse_second_backend(broker: str, line: Line, database: str) -> None:
     """
     topic = contract.holder_topic(line.site, line.area, line.code)
     async with subscribed(broker, f"mes-look-{line.site}-{line.code}-{WORKER}", topic) as following:
-        first = _holder(await following(_RETAINED_S))
-        if first is None or first.database == database:
+        first = holder(await following(_RETAINED_S))
+        if first is None or first.database == database or not first.worker:
             return
-        again = _holder(await following(3 * HOLDER_S))
-        if again is not None and again.database != database:
+        again = holder(await following(3 * HOLDER_S))
+        if again is not None and again.database != database and again.worker:
             raise Refused(
                 f"line {line.path}: the backend {again.worker} with the database {again.database} takes its messages from this broker,"
                 f" and this one commits to {database}: stop one of them, or give it a broker of its own"
             )
 
 
-def _holder(payload: bytes | None) -> contract.Holder | None:
+def holder(payload: bytes | None) -> contract.Holder | None:
+    """What a line's holder topic says, if it can be read."""
     if not payload:
         return None
     try:

@@ -48,7 +48,10 @@ def check_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in schemes and (bool(parts.hostname) or schemes[0] == "postgresql")
-        _ = parts.port
+        for host in (
+            parts.netloc.rpartition("@")[2].split(",") if schemes[0] == "postgresql" else [parts.netloc]
+        ):  # a primary and its standbys
+            _ = urlsplit(f"//{host}").port
     except ValueError:
         valid = False
     if not valid:

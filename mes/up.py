@@ -108,6 +108,11 @@ class Stack:
         self.stop()
 
     @property
+    def embeds_database(self) -> bool:
+        """Whether the database is a server of ours, whose password nobody else knows."""
+        return self._postgres is not None
+
+    @property
     def environment(self) -> dict[str, str]:
         """What children need to know, over our own environment; certificates are for a broker that was given, ours has none."""
         return {
@@ -283,7 +288,8 @@ def where_to_look(stack: Stack) -> None:
     broker = urlsplit(stack.broker_url)
     if stack.board_port is not None:
         announce(f"board      http://127.0.0.1:{stack.board_port}")
-    announce(f'database   psql "{stack.database_url}"')
+    given = "" if stack.embeds_database else "  (with the password that it was given)"
+    announce(f'database   psql "{settings.without_password(stack.database_url) if given else stack.database_url}"{given}')
     port, files = broker.port or 1883, ""
     if broker.scheme == "mqtts":
         flags = zip(("--cafile", "--cert", "--key"), Credentials.of_environment(), strict=True)

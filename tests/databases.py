@@ -24,6 +24,7 @@ from mes.seeds import load_plant
 from mes.store.migrate import migrate
 from mes.store.seed import seed
 from tests import timescaledb
+from tests.servers import of_its_own
 
 SWITCH: Final = "MES_TEST_DATABASE"
 KINDS: Final = ("embedded", "timescaledb")
@@ -102,17 +103,6 @@ def create(server: str, name: str, options: str = "") -> str:
     return database_of(server, name)
 
 
-def make_hypertables(url: str) -> None:
-    """The tables of events as hypertables where the server can, as long as `mes migrate` does not see to it."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
-            statement = (
-                "SELECT create_hypertable(%s, by_range('at', interval '1 day'), create_default_indexes => false, if_not_exists => true)"
-            )
-            for table in ("mes.cell_event", "mes.state_event"):
-                connection.execute(statement, [table])
-
-
 def cloner(server: str, seeds: Path) -> Databases:
     """Databases that are clones of one which is migrated and seeded once.
 
@@ -122,10 +112,9 @@ def cloner(server: str, seeds: Path) -> Databases:
     with psycopg.connect(server, autocommit=True) as connection:
         create(server, template)
         migrate(database_of(server, template))
-        make_hypertables(database_of(server, template))
         seed(database_of(server, template), load_plant(seeds))
         # A database in use cannot be cloned, and TimescaleDB puts a worker into each that can be connected to.
         connection.execute(f"ALTER DATABASE {template} ALLOW_CONNECTIONS false".encode())
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [template])
 
-    return lambda: create(server, f"mes_test_{next(numbers)}", f"TEMPLATE {template}")
+    return lambda: of_its_own(create(server, f"mes_test_{next(numbers)}", f"TEMPLATE {template}"))

@@ -32,6 +32,13 @@ class Line:
             batch.add(topic, encode(events[start : start + 256]), self.equipment, self.ledger)
         self.writer.commit(batch)
 
+    def put_bytes(self, topic: str, *payloads: bytes) -> None:
+        """Messages that need not be events."""
+        batch = Batch()
+        for payload in payloads:
+            batch.add(topic, payload, self.equipment, self.ledger)
+        self.writer.commit(batch)
+
     def topic(self, machine: str, kind: Literal["cell", "state"] = "cell") -> str:
         return machine_topic(*self.path.split("/"), *machine.split("/"), kind)
 

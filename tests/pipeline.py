@@ -100,7 +100,9 @@ def subscriber(broker: str, pattern: str) -> Iterator[dict[str, Any]]:
     seen: dict[str, Any] = {}
     ready = threading.Event()
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-    client.on_message = lambda _c, _u, message: seen.__setitem__(message.topic, msgspec.json.decode(message.payload))
+    client.on_message = lambda _c, _u, message: (
+        seen.__setitem__(message.topic, msgspec.json.decode(message.payload)) if message.payload else seen.pop(message.topic, None)
+    )
     client.on_subscribe = lambda *_: ready.set()
     client.connect(parts.hostname or "127.0.0.1", parts.port or 1883)
     client.subscribe(pattern, 1)

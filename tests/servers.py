@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -56,6 +57,13 @@ def _answers(url: str) -> bool:
     return False
 
 
+def of_its_own(url: str) -> str:
+    """A database that was copied, as one that has nothing to do with the other; its URL."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE mes.installation SET installation_id = gen_random_uuid()")
+    return url
+
+
 def _unprivileged() -> tuple[int, int] | None:
     """Whom PostgreSQL may run as: not root."""
     if os.getuid() != 0:
@@ -81,28 +89,50 @@ def stopped_at_the_end(process: subprocess.Popen[bytes], sig: signal.Signals = s
                 process.wait()
 
 
-def debian_postgres() -> contextlib.AbstractContextManager[str]:
-    """Debian's PostgreSQL on a fresh cluster; yields the URL of a superuser."""
+def debian_programs() -> Path:
+    """The folder of Debian's PostgreSQL programs, the newest there is."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
     if not found:
         missing("PostgreSQL", "postgresql")
-    return postgres_server(found[-1].parent, {})
+    return found[-1].parent
+
+
+def debian_postgres() -> contextlib.AbstractContextManager[str]:
+    """Debian's PostgreSQL on a fresh cluster; yields the URL of a superuser."""
+    return postgres_server(debian_programs(), {})
+
+
+def as_server() -> dict[str, Any]:
+    """How a process is started as whom PostgreSQL may run as."""
+    owner = _unprivileged()
+    return {"user": owner[0], "group": owner[1], "extra_groups": []} if owner else {}
+
+
+def given_to_server(path: Path) -> Path:
+    """A file or folder, with all that is in it, that PostgreSQL may write."""
+    if owner := _unprivileged():
+        for each in (path, *path.rglob("*")):
+            os.chown(each, *owner)
+    return path
 
 
 @contextlib.contextmanager
-def postgres_server(programs: Path, settings: Mapping[str, str]) -> Iterator[str]:
-    """The server among these programs on a fresh cluster, without fsync unless `settings` say so; yields the URL of a superuser."""
+def postgres_server(programs: Path, settings: Mapping[str, str], data: Path | None = None) -> Iterator[str]:
+    """The server among these programs, without fsync unless `settings` say so; yields the URL of a superuser.
+
+    data  the folder of a cluster, which is copied  [default: a fresh one is made]
+    """
     folder = Path(tempfile.mkdtemp(prefix="mes-pg-", dir="/tmp"))
-    owner = _unprivileged()
-    as_owner = {"user": owner[0], "group": owner[1], "extra_groups": []} if owner else {}
     port = free_port()
     try:
-        if owner:
-            os.chown(folder, *owner)
-        subprocess.run(
-            [programs / "initdb", "-D", folder / "data", "-U", "mes", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync"],
-            check=True, capture_output=True, cwd="/", **as_owner,  # type: ignore[call-overload]
-        )  # fmt: skip
+        given_to_server(folder)
+        if data:
+            given_to_server(shutil.copytree(data, folder / "data")).chmod(0o700)
+        else:
+            subprocess.run(
+                [programs / "initdb", "-D", folder / "data", "-U", "mes", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync"],
+                check=True, capture_output=True, cwd="/", **as_server(),
+            )  # fmt: skip
         every = {
             "listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), "shared_buffers": "64MB", "fsync": "off", **settings,
         }  # fmt: skip
@@ -110,7 +140,7 @@ def postgres_server(programs: Path, settings: Mapping[str, str]) -> Iterator[str
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [programs / "postgres", "-D", folder / "data", "-p", str(port), *options],
-                stdout=log, stderr=log, cwd="/", start_new_session=True, **as_owner,
+                stdout=log, stderr=log, cwd="/", start_new_session=True, **as_server(),
             )  # fmt: skip
         with stopped_at_the_end(process, signal.SIGINT):
             url = f"postgresql://mes@127.0.0.1:{port}/postgres"

@@ -76,6 +76,12 @@ CROSS JOIN LATERAL (
 ) g
 WHERE s.line_id = %s
 
+-- name: promises_not_kept
+-- Which marks (all of a boot up to a number is committed) the ledger does not bear out, and how far it does.
+SELECT k.machine_id, k.boot, k.seq, coalesce((SELECT upper(r) - 1 FROM unnest(g.received + g.closed) AS r WHERE lower(r) = 1), 0)
+FROM unnest(%s::integer[], %s::integer[], %s::bigint[]) AS k (machine_id, boot, seq) LEFT JOIN mes.machine_ledger g USING (machine_id, boot)
+WHERE k.seq > 0 AND NOT coalesce(g.received + g.closed, '{}') @> int8multirange(int8range(1, k.seq + 1))
+
 -- name: machine_gaps
 -- Sequence numbers up to the highest received that are neither received nor closed.
 SELECT l.path || '/' || s.code || '/' || m.code, g.boot, r
@@ -92,6 +98,10 @@ WHERE l.path || '/' || s.code || '/' || m.code = %s
 -- name: received_by_boot
 -- What one boot of a machine has delivered, and what of it is closed; locked until the transaction ends.
 SELECT received, closed FROM mes.machine_ledger WHERE machine_id = %s AND boot = %s FOR UPDATE
+
+-- name: begin_ledger
+-- A boot of which nothing has come.
+INSERT INTO mes.machine_ledger (machine_id, boot, received) VALUES (%(machine)s, %(boot)s, '{}') ON CONFLICT DO NOTHING
 
 -- name: close_gap
 -- From now on nobody waits for these.
@@ -613,7 +623,7 @@ ORDER BY t.line, t.production_day DESC
 
 -- name: line_paths
 -- Names of the lines.
-SELECT path FROM mes.line WHERE active ORDER BY path
+SELECT line FROM report.line WHERE is_active ORDER BY line
 
 -- name: daily_report
 -- Throughput and yield of lines and days, side by side.

@@ -27,7 +27,7 @@ def unscrap(connection: Connection, unit: str, station: str | None, why: str) ->
     While the production day of the scrap is open, the correction is booked on that day, afterwards on today. The scrap
     as reported and as corrected both stay visible. ConfigError unless exactly one report of scrap stands.
     """
-    with translated(), connection.transaction():
+    with translated(connection), connection.transaction():
         found = connection.execute(queries()["scrap_of_unit"], {"unit": unit, "station": station}).fetchall()
         standing = [row for row in found if not row[-1]]
         at = f" at station {station!r}" if station else ""

@@ -20,9 +20,9 @@ from psycopg.types.range import Int8Range
 from mes import contract
 from mes.batch import Batch
 from mes.equipment import Equipment, Line, Machine, Station
-from mes.ledger import Ledger, Received
+from mes.ledger import Ledger, Promise, Received, Unkept
 from mes.store.blocks import COLUMNS, HEADER, TRAILER, blocks
-from mes.store.connection import Connection, Cursor, connect, queries, translated
+from mes.store.connection import Connection, Cursor, check_writable, connect, queries, translated
 from mes.store.migrate import check
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def active_lines(url: str) -> tuple[int, list[Line]]:
     """The plant's version, which each seeding raises, and its active lines in order of their paths."""
     with connect(url, application="mes ingest") as connection, translated(url):
         check(connection)
+        check_writable(connection)
         version = connection.execute(queries()["plant_version"]).fetchone()
         return (version[0] if version else 0), [Line(*row) for row in connection.execute(queries()["active_lines"])]
 
@@ -52,6 +53,13 @@ class _BeforeHorizon(Exception):
     def __init__(self, horizon: dt.datetime) -> None:
         super().__init__()
         self.horizon = horizon
+
+
+def unkept(connection: Connection, promises: Sequence[Promise]) -> list[Unkept]:
+    """Those of the promises that the ledger does not bear out."""
+    columns = [[p.machine_id for p in promises], [p.boot for p in promises], [p.seq for p in promises]]
+    with translated(connection):
+        return [Unkept(*row) for row in connection.execute(queries()["promises_not_kept"], columns)]
 
 
 class Writer:
@@ -72,7 +80,8 @@ class Writer:
         self._connection.close()
 
     def acquire(self) -> bool:
-        """Try to take the line's lease; it is held until the connection ends."""
+        """Try to take the line's lease; it is held until the connection ends. Unavailable on a standby, which has leases of its own."""
+        check_writable(self._connection)
         with translated(self._url):
             row = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LEASE, self.line.line_id]).fetchone()
         return bool(row and row[0])
@@ -120,6 +129,10 @@ class Writer:
         with translated(self._url):
             row = self._connection.execute(queries()["horizon"], [self.line.line_id]).fetchone()
         return row[0] if row else None
+
+    def unkept(self, promises: Sequence[Promise]) -> list[Unkept]:
+        """Those of the promises made to machines of the line that the ledger does not bear out."""
+        return unkept(self._connection, promises)
 
     def quarantined(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Entries of the quarantine to be decoded anew; the payload is None where it is longer than any message may be."""

@@ -9,6 +9,7 @@ from psycopg.types.multirange import Int8Multirange
 from psycopg.types.range import Int8Range
 
 from mes.errors import ConfigError
+from mes.ledger import Promise
 from mes.store.connection import Connection, queries, translated
 
 
@@ -36,7 +37,7 @@ class Closing:
 
 def gaps(connection: Connection, line: str | None = None) -> list[Gap]:
     """All gaps up to the highest number that each machine has sent in each boot."""
-    with translated():
+    with translated(connection):
         return [
             Gap(machine, boot, r.lower, r.upper - 1) for machine, boot, r in connection.execute(queries()["machine_gaps"], {"line": line})
         ]
@@ -44,7 +45,7 @@ def gaps(connection: Connection, line: str | None = None) -> list[Gap]:
 
 def closings(connection: Connection, line: str | None = None) -> list[Closing]:
     """Gaps closed so far, newest first."""
-    with translated():
+    with translated(connection):
         return [Closing(*row) for row in connection.execute(queries()["closings"], {"line": line})]
 
 
@@ -54,7 +55,7 @@ def close(connection: Connection, machine: str, boot: int, first: int, last: int
     ConfigError when there is no such machine or boot, when nothing is missing there, or when `last` lies beyond what
     the machine has sent: what may still come is no gap.
     """
-    with translated(), connection.transaction():
+    with translated(connection), connection.transaction():
         found = connection.execute(queries()["machine_by_path"], [machine]).fetchone()
         if found is None:
             raise ConfigError(f"machine {machine!r} is unknown: give its path, such as nanjing/cells/32140-1/wnd/03")
@@ -71,6 +72,22 @@ def close(connection: Connection, machine: str, boot: int, first: int, last: int
         values = {"machine": found[0], "boot": boot, "seqs": Int8Multirange([Int8Range(a, b) for a, b in missing]), "why": why}
         connection.execute(queries()["close_gap"], values)
         connection.execute(queries()["record_closing"], values)
+    return sum(b - a for a, b in missing)
+
+
+def give_up(connection: Connection, promise: Promise, why: str) -> int:
+    """Close what is missing of all that a machine was told is committed, whether more of it has come since or not;
+    returns how many numbers that were."""
+    key = {"machine": promise.machine_id, "boot": promise.boot}
+    with translated(connection), connection.transaction():
+        connection.execute(queries()["begin_ledger"], key)
+        row = connection.execute(queries()["received_by_boot"], [promise.machine_id, promise.boot]).fetchone()
+        assert row is not None
+        missing = _missing(1, promise.seq, [(r.lower, r.upper) for ranges in row for r in ranges])
+        if missing:
+            values = {**key, "seqs": Int8Multirange([Int8Range(a, b) for a, b in missing]), "why": why}
+            connection.execute(queries()["close_gap"], values)
+            connection.execute(queries()["record_closing"], values)
     return sum(b - a for a, b in missing)
 
 

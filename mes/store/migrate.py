@@ -1,4 +1,4 @@
-"""Migrations: numbered files, applied once each, in order, under a lock; views are made anew each time.
+"""Migrations: numbered files, applied once each, in order, under a lock; views and grants are made anew each time.
 
 A runner of our own because what it does fits a screen, and it needs what tools of this kind do not do together: one
 transaction for everything, a refusal when an applied file has changed or the schema is newer than the program, and
@@ -19,6 +19,7 @@ from mes.store.connection import SQL, Connection, connect, translated
 log = logging.getLogger(__name__)
 
 _LOCK = 0x6D65735F  # "mes_"
+_OWNER = "mes_owner"
 
 
 def migrations() -> list[tuple[int, str, str]]:
@@ -41,7 +42,8 @@ def migrate(url: str, timescaledb: str = "auto", say: Callable[[str], None] = lo
     """
     applied: list[str] = []
     problem = timescale.switch_on(url, timescaledb)
-    with connect(url, autocommit=False, application="mes migrate") as connection, translated(url):
+    with translated(url), connect(url, autocommit=False, application="mes migrate") as connection:
+        _check_owner(connection)
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         connection.execute("CREATE SCHEMA IF NOT EXISTS mes")
         connection.execute("CREATE SCHEMA IF NOT EXISTS kpi")
@@ -66,8 +68,20 @@ def migrate(url: str, timescaledb: str = "auto", say: Callable[[str], None] = lo
         for path in views():
             connection.execute(path.read_text(encoding="utf-8"))
         found = timescale.adopt(connection, problem)
+        connection.execute((SQL / "grants.sql").read_text(encoding="utf-8"))
     say(found)
     return applied
+
+
+def _check_owner(connection: Connection) -> None:
+    """Where the roles are in use, what a migration makes must belong to their owner: views read with the rights of theirs."""
+    row = connection.execute(
+        "SELECT current_user, pg_get_userbyid(datdba), datname FROM pg_database WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None
+    user, owner, database = row
+    if owner == _OWNER != user:
+        raise Refused(f"role {user}: database {database} belongs to {_OWNER}: run `mes migrate` as {_OWNER}")
 
 
 def _done(connection: Connection) -> dict[int, str]:
@@ -80,7 +94,7 @@ def _done(connection: Connection) -> dict[int, str]:
 
 def check(connection: Connection) -> None:
     """Refuse to work on a schema that is older or newer than this program, or with a server that is too old."""
-    with translated():
+    with translated(connection):
         timescale.check_server(connection)
         there = connection.execute("SELECT to_regclass('mes.schema_migration') IS NOT NULL").fetchone()
         if not there or not there[0]:

@@ -60,13 +60,13 @@ def entries(
     """What waits, newest first, or what was discarded, latest first."""
     _check_line(connection, selection.line)
     query = queries()["discarded"] if discarded else queries()["quarantined"]
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with translated(connection), connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query, {**selection.values, "since": since, "most": most}).fetchall()
 
 
 def entry(connection: Connection, number: int) -> dict[str, Any]:
     """All of one entry, with its bytes as `payload`; ConfigError where there is none."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with translated(connection), connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(queries()["quarantined_entry"], [number]).fetchone()
     if row is None:
         raise _none_such([number])
@@ -84,7 +84,7 @@ def select(connection: Connection, selection: Selection) -> list[int]:
 
 def discard(connection: Connection, ids: Sequence[int], why: str) -> int:
     """Throw away the bytes of entries and keep the rest in mes.quarantine_discarded; how many there were."""
-    with translated():
+    with translated(connection):
         return connection.execute(queries()["discard_quarantined"], {"ids": list(ids), "why": why}).rowcount
 
 
@@ -188,7 +188,7 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
 
 
 def _ids(connection: Connection, selection: Selection) -> list[int]:
-    with translated():
+    with translated(connection):
         return [number for (number,) in connection.execute(queries()["quarantined_ids"], selection.values)]
 
 

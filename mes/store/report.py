@@ -17,13 +17,13 @@ def daily(connection: Connection, line: str | None = None, day: dt.date | None =
 
 def unit(connection: Connection, serial: str) -> list[dict[str, Any]]:
     """The visits of one cell in order of time."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with translated(connection), connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(queries()["unit_history"], [serial]).fetchall()
 
 
 def lines(connection: Connection) -> list[str]:
     """Paths of the lines that are seeded."""
-    return [row["path"] for row in _rows(connection, "line_paths", {})]
+    return [row["line"] for row in _rows(connection, "line_paths", {})]
 
 
 def board(connection: Connection) -> list[dict[str, Any]]:
@@ -35,5 +35,5 @@ def board(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _rows(connection: Connection, name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with translated(connection), connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(queries()[name], values).fetchall()

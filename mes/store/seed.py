@@ -12,7 +12,7 @@ from mes.errors import ConfigError
 from mes.kpi.grid import Grid
 from mes.plant import Line, Plant, Site
 from mes.store.calendars import TURN, LineCalendar, line_calendars
-from mes.store.connection import Connection, connect, queries, translated
+from mes.store.connection import Connection, check_writable, connect, queries, translated
 from mes.store.migrate import check
 
 SUMS = ("station_sum", "defect_sum", "reading_sum", "machine_sum", "machine_day", "line_day", "line_shift")
@@ -26,8 +26,9 @@ def seed(url: str, plant: Plant) -> bool:
     summed anew.
     """
     digest = hashlib.sha256(msgspec.json.encode(plant)).hexdigest()
-    with connect(url, autocommit=False, application="mes seed") as connection, translated(url):
+    with translated(url), connect(url, autocommit=False, application="mes seed") as connection:
         check(connection)
+        check_writable(connection)
         connection.execute("LOCK TABLE mes.site IN SHARE ROW EXCLUSIVE MODE")
         latest = connection.execute("SELECT digest FROM mes.plant_version ORDER BY version DESC LIMIT 1").fetchone()
         if latest and latest[0] == digest:

@@ -17,7 +17,7 @@ from mes.kpi.events import Events, decode
 from mes.kpi.sums import BUCKET_US, Axes, Sums, summarise
 from mes.store.blocks import EPOCH_US
 from mes.store.calendars import TURN, LineCalendar, line_calendars
-from mes.store.connection import connect, queries, translated
+from mes.store.connection import check_writable, connect, queries, translated
 from mes.store.insert_sums import insert
 from mes.store.migrate import check
 
@@ -65,6 +65,7 @@ class Rollup:
         self._after: dict[int, dt.datetime] = {}
         with translated(url):
             check(self._connection)
+            check_writable(self._connection)
             self._connection.execute("LISTEN mes_marks")
 
     def close(self) -> None:

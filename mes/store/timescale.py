@@ -17,7 +17,6 @@ from mes.errors import Refused
 from mes.store import retention
 from mes.store.connection import Connection, connect, queries, translated
 
-POSTGRES: Final = 15
 # Before 2.19.1 an INSERT with ON CONFLICT DO NOTHING into a compressed chunk ends at the first conflict, and the rows behind it
 # are lost without a word (timescale/timescaledb, issue 7672).
 TIMESCALEDB: Final = (2, 19, 1)
@@ -55,10 +54,7 @@ class Server:
 
 
 def check_server(connection: Connection) -> None:
-    """Refuse a PostgreSQL that is too old, and a TimescaleDB that is while events lie in its chunks."""
-    version = connection.info.server_version
-    if version < POSTGRES * 10_000:
-        raise Refused(f"PostgreSQL {version // 10_000} is too old: {POSTGRES} or newer is needed")
+    """Refuse a TimescaleDB that is too old while events lie in its chunks."""
     row = connection.execute(queries()["chunks_by"]).fetchone()
     if row and row[0]:
         _check_version(row[0], "run ALTER EXTENSION timescaledb UPDATE as the first statement of a session")

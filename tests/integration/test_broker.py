@@ -7,10 +7,11 @@ import itertools
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from mes.broker import Message, Publisher, Session
+from mes.broker import Message, Publisher, Session, _Client
 from mes.errors import Refused, Unavailable
 from tests.pipeline import Gateway, subscriber
 from tests.servers import free_port, wait_for
@@ -149,6 +150,26 @@ def answering() -> Iterator[int]:
         thread.start()
         yield server.getsockname()[1]
         thread.join(5)
+
+
+def test_a_publisher_that_is_cancelled_as_it_connects_ends(broker: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cancellation comes with the CONNACK. It was forgotten in Python 3.11, and a service that was to end hung."""
+
+    async def run() -> None:
+        running = asyncio.create_task(Publisher(broker, name).run())
+
+        def cancelled(self: _Client, *what: Any) -> None:
+            connected(self, *what)
+            running.cancel()
+
+        connected = _Client._on_connect
+        monkeypatch.setattr(_Client, "_on_connect", cancelled)
+        done, _ = await asyncio.wait({running}, timeout=20)
+        running.cancel()
+        assert running in done
+        assert running.cancelled()
+
+    asyncio.run(run())
 
 
 def test_a_broker_that_says_no_is_refused_and_one_that_is_away_is_unavailable(answering: int) -> None:

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import paho.mqtt.client as paho
 import psycopg
+import pytest
 
 from mes import contract
 from mes.broker import Publisher
 from tests.pipeline import GRD, WND, Gateway, environment, event, rows, service, sessions_held, subscriber, value
-from tests.servers import Mosquitto, wait_for
+from tests.servers import Mosquitto, stopped_at_the_end, wait_for
 
 Parts = tuple[str, str]
 MARK = WND.replace("_cell_v1/completed", "_ledger_v1/committed")
@@ -190,7 +192,7 @@ def test_a_second_backend_with_a_database_of_its_own_is_refused_and_takes_nothin
     assert value(other, "SELECT count(*) FROM mes.cell_event") == 0
     with heard(broker, contract.holder_topic("nanjing", "cells", "32140-1")) as holder:
         threading.Event().wait(1.0)
-        assert holder == []  # who stops says so
+        assert [(said["worker"], "mes_test_" in said["database"]) for _, said in holder] == [("", True)]  # who stops says so
     with (
         service("ingest", other, broker),
         Gateway(broker) as gateway,
@@ -229,3 +231,109 @@ def test_filters_that_a_former_version_has_left_are_taken_back(parts: Parts) -> 
             lambda: value(database, "SELECT filters FROM mes.line_session JOIN mes.line USING (line_id) WHERE code = '32140-1'") == only,
             what="filters as they are now",
         )
+
+
+def set_back(database: str, seq: int) -> None:
+    """As a restore to an older point does it: of WND's boot 1 there is only what came up to `seq`."""
+    rows(database, "DELETE FROM mes.cell_event WHERE seq > %s RETURNING 1", seq)
+    rows(database, "UPDATE mes.machine_ledger SET received = %s::int8multirange RETURNING 1", f"{{[1,{seq + 1})}}")
+
+
+@contextlib.contextmanager
+def logging(parts: Parts, log: Path) -> Iterator[None]:
+    """`mes ingest` whose log is kept."""
+    with log.open("ab") as out:
+        running = subprocess.Popen([sys.executable, "-m", "mes", "ingest"], env=environment(*parts), stdout=out, stderr=out)
+        with stopped_at_the_end(running):
+            yield
+
+
+SET_BACK = "the database holds less than 1 machines were told is committed (wnd/01 boot 1: told 100, holds 60): it was set back"
+
+
+@pytest.mark.parametrize("how", ["put back", "given up"])
+def test_marks_of_a_database_that_was_set_back_do_not_go_backwards(parts: Parts, tmp_path: Path, how: str) -> None:
+    """It is said, the machine goes on, its mark stands still until what is missing is there again, or given up by hand."""
+    database, broker = parts
+    log = tmp_path / "log"
+    with Gateway(broker) as gateway, heard(broker, MARKS) as marks:
+        with logging(parts, log):
+            sessions_held(database)
+            gateway.backlog(WND, [event(i) for i in range(1, 101)])
+            wait_for(lambda: (MARK, {"boot": 1, "seq": 100}) in marks, 30, "mark")
+        assert "set back" not in log.read_text()
+        assert mes(parts, "ledger", "lost").stderr == "nothing is lost: the database holds all that its machines were told is committed\n"
+        set_back(database, 60)
+        del marks[:]
+        for _ in range(2):  # also by a worker that comes later
+            with logging(parts, log):
+                wait_for(lambda: SET_BACK in log.read_text(), 30, "that it is said")
+                gateway.backlog(WND, [event(i) for i in range(101, 111)])
+                gateway.cells(GRD, [event(1)])
+                wait_for(lambda: value(database, "SELECT count(*) FROM mes.cell_event") == 71, 30, "stored")
+                wait_for(lambda: any(topic != MARK for topic, _ in marks), 30, "the mark of another machine")
+            assert [mark for topic, mark in marks if topic == MARK] == []
+            assert log.read_text().count(SET_BACK) == 1
+            log.unlink()
+        listed = mes(parts, "ledger", "lost").stdout.split()
+        assert listed[-4:] == [MACHINE, "1", "100", "60"]
+        with logging(parts, log):
+            if how == "put back":
+                gateway.backlog(WND, [event(i) for i in range(61, 101)])
+                wait_for(lambda: value(database, "SELECT count(*) FROM mes.cell_event") == 111, 30, "stored")
+            else:
+                assert "--why is missing" in mes(parts, "ledger", "lost", "--close").stderr
+                done = mes(parts, "ledger", "lost", "--close", "--why", "restored to 10:00, the old disk is gone")
+                assert done.stdout == "closed 40 of 1 machines\n", done
+            wait_for(lambda: (MARK, {"boot": 1, "seq": 110}) in marks, 30, "the mark goes on")
+            assert "their marks go on" in log.read_text()
+        assert [mark["seq"] for topic, mark in marks if topic == MARK] == [110]
+    closed = rows(database, "SELECT boot, seqs::text, why FROM mes.gap_closing")
+    assert closed == ([] if how == "put back" else [(1, "{[61,101)}", "restored to 10:00, the old disk is gone")])
+
+
+def test_a_boot_that_a_database_has_lost_whole_is_not_forgotten(parts: Parts, tmp_path: Path) -> None:
+    """Nothing in the database tells of it; and the machine, which is at the next one, would soon let the mark move past it."""
+    database, broker = parts
+    with Gateway(broker) as gateway, heard(broker, MARKS) as marks:
+        with logging(parts, tmp_path / "log"):
+            sessions_held(database)
+            gateway.cells(WND, [event(i, boot=7) for i in range(1, 6)])
+            wait_for(lambda: (MARK, {"boot": 7, "seq": 5}) in marks, 30, "mark")
+        rows(database, "DELETE FROM mes.cell_event RETURNING 1")
+        rows(database, "DELETE FROM mes.machine_ledger RETURNING 1")
+        del marks[:]
+        with logging(parts, tmp_path / "log"):
+            gateway.cells(WND, [event(i, boot=8) for i in range(1, 4)])
+            wait_for(lambda: value(database, "SELECT count(*) FROM mes.cell_event") == 3, 30, "stored")
+            assert mes(parts, "ledger", "lost").stdout.split()[-4:] == [MACHINE, "7", "5", "0"]
+            assert marks == []
+            assert mes(parts, "ledger", "lost", "--close", "--why", "gone").stdout == "closed 5 of 1 machines\n"
+            wait_for(lambda: marks == [(MARK, {"boot": 8, "seq": 3})], 30, "the mark goes on")
+
+
+def test_marks_of_another_database_are_no_promises(parts: Parts, request: Any, tmp_path: Path) -> None:
+    """They are taken back, so that no machine lets go of what this database has never seen."""
+    database, broker = parts
+    other = request.getfixturevalue("embedded_databases")()
+    with Gateway(broker) as gateway:
+        with logging(parts, tmp_path / "first"):
+            sessions_held(database)
+            gateway.backlog(WND, [event(i) for i in range(1, 101)])
+            gateway.cells(GRD, [event(i) for i in range(1, 11)])
+            with subscriber(broker, MARKS) as marks:
+                marked(marks, 1, 100)
+                marked(marks, 1, 10, GRD.replace("_cell_v1/completed", "_ledger_v1/committed"))
+        for _ in range(2):
+            with logging((other, broker), tmp_path / "other"):
+                sessions_held(other)
+                gateway.cells(WND, [event(1)])
+                with subscriber(broker, MARKS) as marks:
+                    marked(marks, 1, 1)
+                    threading.Event().wait(1.0)
+                    assert list(marks) == [MARK]
+        assert "marks of another database are taken back" in (tmp_path / "other").read_text()
+        assert "set back" not in (tmp_path / "other").read_text()
+        with logging(parts, tmp_path / "again"), subscriber(broker, MARKS) as marks:
+            marked(marks, 1, 100)
+        assert "set back" not in (tmp_path / "again").read_text()

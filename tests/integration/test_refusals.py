@@ -151,4 +151,4 @@ def test_a_role_that_may_not_write(database: str, embedded_broker: str) -> None:
         connection.execute("CREATE ROLE looker LOGIN PASSWORD 'looks'")
     parts = urlsplit(database)
     line = refused(database.replace(f"mes:{parts.password}@", "looker:looks@"), embedded_broker)
-    assert re.search(r"permission denied for \w+ mes\w*; grant the role what it needs", line)
+    assert re.search(r"role looker: permission denied for \w+ mes\w*; use a role that may", line)

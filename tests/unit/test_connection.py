@@ -45,23 +45,45 @@ STAYS = {
     "57P04": "database dropped",
     "XX001": "damaged data",
 }
-PASSES_AT_THE_DOOR = [
-    'connection failed: connection to server at "127.0.0.1", port 1 failed: Connection refused',
-    "connection failed: FATAL:  the database system is starting up",
-    "connection failed: FATAL:  the database system is in recovery mode",
-    "connection failed: FATAL:  sorry, too many clients already",
-    "consuming input failed: server closed the connection unexpectedly",
-    "consuming input failed: could not receive data from server: Connection timed out",
-]
-STAYS_AT_THE_DOOR = [
-    'connection failed: FATAL:  password authentication failed for user "mes"',
-    "connection failed: fe_sendauth: no password supplied",
-    'connection failed: FATAL:  database "mse" does not exist',
-    'connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.7"',
-    'could not translate host name "bd" to address: Name or service not known',
-    "connection failed: SSL error: certificate verify failed",
-    "connection failed: server does not support SSL, but SSL was required",
-]
+REFUSED = 'connection failed: connection to server at "10.0.0.7", port 5432 failed: '
+PASSES_AT_THE_DOOR = {
+    REFUSED + "Connection refused": "",
+    REFUSED + "No route to host": "can be reached from here",
+    REFUSED + "Network is unreachable": "can be reached from here",
+    "connection timeout expired": "can be reached from here",
+    "connection failed: FATAL:  the database system is starting up": "",
+    "connection failed: FATAL:  the database system is shutting down": "",
+    "connection failed: FATAL:  the database system is in recovery mode": "",
+    "connection failed: FATAL:  sorry, too many clients already": "raise max_connections",
+    'connection failed: FATAL:  too many connections for role "mes_dashboard"': "raise max_connections",
+    "connection failed: FATAL:  remaining connection slots are reserved for non-replication superuser connections": "raise max_connections",
+    "connection failed: session is read-only": "name the primary",
+    'could not translate host name "bd" to address: Name or service not known': "if its name comes with it",
+    'could not translate host name "db" to address: Temporary failure in name resolution': "if its name comes with it",
+    "failed to resolve host 'bd': [Errno -2] Name or service not known": "if its name comes with it",
+    "connection failed: SSL SYSCALL error: EOF detected": "",
+    "consuming input failed: server closed the connection unexpectedly": "",
+    "consuming input failed: could not receive data from server: Connection timed out": "can be reached from here",
+}
+STAYS_AT_THE_DOOR = {
+    'connection failed: FATAL:  password authentication failed for user "mes"': "",
+    "connection failed: fe_sendauth: no password supplied": "",
+    'connection failed: FATAL:  database "mse" does not exist': "",
+    'connection failed: FATAL:  role "mse" does not exist': "",
+    'connection failed: FATAL:  role "mes_operator" is not permitted to log in': "",
+    'connection failed: FATAL:  permission denied for database "mes" DETAIL:  User does not have CONNECT privilege.': "",
+    'connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.7"': "",
+    'connection failed: FATAL:  pg_hba.conf rejects connection for host "10.0.0.7"': "",
+    "connection failed: server does not support SSL, but SSL was required": "",
+    'connection failed: root certificate file "/etc/mes/ca.crt" does not exist': "",
+    'connection failed: could not read root certificate file "/etc/mes/ca.crt": no certificate or crl found': "",
+    'invalid sslmode value: "verify"': "",
+    'invalid port number: "x"': "",
+    "connection failed: SSL error: certificate verify failed": "sslrootcert",
+    'connection failed: server certificate for "db.plant" does not match host name "10.0.0.7"': "as its certificate does",
+    "connection failed: SSL error: tlsv13 alert certificate required": "sslcert and sslkey",
+    "connection failed: FATAL:  connection requires a valid client certificate": "sslcert and sslkey",
+}
 
 
 def becomes(error: psycopg.Error) -> MesError:
@@ -83,16 +105,18 @@ def test_what_a_person_must_correct_is_refused(state: str) -> None:
     assert type(becomes(pg.lookup(state)(STAYS[state]))) is Refused
 
 
-@pytest.mark.parametrize("text", PASSES_AT_THE_DOOR)
-def test_a_connection_that_waiting_may_bring(text: str) -> None:
-    assert type(becomes(psycopg.OperationalError(text))) is Unavailable
+@pytest.mark.parametrize(("text", "hint"), PASSES_AT_THE_DOOR.items())
+def test_a_connection_that_waiting_may_bring(text: str, hint: str) -> None:
+    why = becomes(psycopg.OperationalError(text))
+    assert type(why) is Unavailable
+    assert hint in str(why)
 
 
-@pytest.mark.parametrize("text", STAYS_AT_THE_DOOR)
-def test_a_connection_that_waiting_will_not_bring(text: str) -> None:
+@pytest.mark.parametrize(("text", "hint"), STAYS_AT_THE_DOOR.items())
+def test_a_connection_that_waiting_will_not_bring(text: str, hint: str) -> None:
     why = becomes(psycopg.OperationalError(text))
     assert type(why) is Refused
-    assert str(why).endswith("; check MES_DATABASE_URL")
+    assert str(why).endswith("; check MES_DATABASE_URL") if not hint else hint in str(why)
 
 
 def test_the_words_of_a_statement_that_failed_do_not_decide() -> None:
@@ -105,5 +129,20 @@ def test_a_connection_that_is_closed_is_unavailable() -> None:
 
 def test_each_refusal_says_what_to_do_where_that_is_known() -> None:
     assert str(becomes(pg.UndefinedTable("no mes.line"))).endswith("; run `mes migrate`")
-    assert str(becomes(pg.InsufficientPrivilege("permission denied"))).endswith("; grant the role what it needs")
+    assert str(becomes(pg.InsufficientPrivilege("permission denied for table site"))) == (
+        "database postgresql://mes@db/mes: role mes: permission denied for table site;"
+        " use a role that may (deploy/database/README.md), or renew the grants: `mes migrate` as mes_owner"
+    )
     assert str(becomes(pg.NumericValueOutOfRange("too large"))) == "database postgresql://mes@db/mes: too large"
+
+
+def test_what_passes_says_what_would_help_where_that_is_known() -> None:
+    assert str(becomes(pg.DiskFull("could not extend file"))).endswith("; make room on the database's disk")
+    assert str(becomes(pg.ReadOnlySqlTransaction("no"))).endswith("wait, or name the primary in MES_DATABASE_URL")
+    assert str(becomes(pg.TooManyConnections("no"))).endswith("or raise max_connections")
+
+
+def test_the_role_is_known_without_a_url_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGUSER", "wang")
+    with pytest.raises(Refused, match="database postgresql:///mes: role wang: permission denied"), translated("postgresql:///mes"):
+        raise pg.InsufficientPrivilege("permission denied")

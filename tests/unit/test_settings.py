@@ -25,6 +25,8 @@ BROKER = ("mqtt", "mqtts")
         "postgresql:///mes",  # through the local socket
         "postgresql:///mes?host=/run/postgresql",
         "postgresql://[::1]:5432/mes",
+        "postgresql://mes:secret@db1:5432,db2:5433/mes?target_session_attrs=read-write",
+        "postgresql://db1,db2/mes",
     ],
 )
 def test_a_database_url_is_taken_as_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +62,9 @@ def test_a_broker_url_that_is_none_is_refused(url: str, monkeypatch: pytest.Monk
     assert str(why.value) == f"MES_BROKER_URL={url!r} is not a URL such as mqtt://user:password@host"
 
 
-@pytest.mark.parametrize("url", ["mysql://db", "host=db dbname=mes", "postgresql://db:port", "/run/postgresql", "mqtt://broker"])
+@pytest.mark.parametrize(
+    "url", ["mysql://db", "host=db dbname=mes", "postgresql://db:port", "postgresql://db:1,db:port", "/run/postgresql", "mqtt://broker"]
+)
 def test_a_database_url_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MES_DATABASE_URL", url)
     with pytest.raises(ConfigError, match=r"MES_DATABASE_URL=.* is not a URL such as postgresql://user:password@host"):
