@@ -57,6 +57,7 @@ WRITES: dict[str, dict[str, set[str]]] = {
         "mes.gap_closing": {"INSERT"},
         "mes.unscrap": {"INSERT"},
         "mes.quarantine_discarded": {"INSERT"},
+        "mes.retention": {"keep_days"},
     },
     "mes_dashboard": {},
 }

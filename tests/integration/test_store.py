@@ -16,6 +16,7 @@ from mes.contract import CellEvent
 from mes.errors import ConfigError, Refused, Unavailable
 from mes.rollup import recompute_all
 from mes.seeds import load_plant
+from mes.states import StateEvent
 from mes.store.calendars import TURN
 from mes.store.connection import connect
 from mes.store.events import Writer
@@ -275,6 +276,7 @@ def test_what_a_server_says_no_to_is_refused_and_silence_is_unavailable(store: s
 def test_who_may_read_report_and_nothing_else_can_read_every_view(store: str, line: Line) -> None:
     line.put(GRD, *(event(i) for i in range(1, 11)), event(11, result="scrap", defect="unheard"), event(12, result="scrap", defect="R01"))
     line.put(GRD, event(13, meas={"dcir_10s": 4.0}))
+    line.put(line.topic("grd/01", "state"), StateEvent(1, 15, AT_MS, "execute"))
     step(store)
     with psycopg.connect(store, autocommit=True) as connection:
         connection.execute("UPDATE mes.day_report SET changed_at = changed_at - interval '61 minutes'")
