@@ -353,11 +353,11 @@ def test_a_backup_that_is_damaged_is_none_and_old_ones_make_room(site: Site) -> 
     damaging.mkdir()
     (damaging / "pg_verifybackup").symlink_to(site.programs / "pg_verifybackup")
     (damaging / "pg_archivecleanup").symlink_to(site.programs / "pg_archivecleanup")
-    hit = f'dd of="{site.backups}/base/.part/global/pg_control" bs=1 seek=99 conv=notrunc'
+    hit = f'dd of="{site.backups}/base/.part/global/pg_filenode.map" bs=1 seek=99 conv=notrunc'
     (damaging / "pg_basebackup").write_text(f'#!/bin/sh\n"{site.programs}/pg_basebackup" "$@" && printf x | {hit}\n')
     (damaging / "pg_basebackup").chmod(0o755)
     said = site.script("base-backup", site.backups, "-d", url, MES_BACKUP_KEEP="1", PG_BIN=str(damaging), code=1)
-    assert 'checksum mismatch for file "global/pg_control"' in said
+    assert 'checksum mismatch for file "global/pg_filenode.map"' in said
     assert backups() == [".part", *kept]
     assert "say where to" in site.script("base-backup", code=2)
 
