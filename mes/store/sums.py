@@ -98,7 +98,7 @@ class Rollup:
                 values = {"line": line_id, "horizon": horizon, "first": first, "last": last}
                 row = self._connection.execute(queries()["days_without_events"], values).fetchone()
                 if row and row[0]:
-                    left.append(f"{line.path}: {row[0]} days, {row[1]} to {row[2]}, stay as they are: their events are gone")
+                    left.append(f"{line.path}: days {row[1]} to {row[2]} stay as they are ({row[0]}): their events are gone")
                 begin = max(begin, horizon)
                 values = {"line": line_id, "begin": begin, "end": end}
                 for (day,) in self._connection.execute(queries()["history_days"], values).fetchall():

@@ -167,6 +167,24 @@ def test_late_events_into_compressed_chunks_are_stored_once(database: Connection
     assert database.execute(late.encode()).fetchall() == []
 
 
+def test_late_states_into_compressed_chunks_are_stored_once(database: Connection) -> None:
+    """By ingest's own statement, again with a known one in front."""
+
+    def add(*seqs: int) -> list[int]:
+        n = len(seqs)
+        at = [OLD + dt.timedelta(seconds=seq) for seq in seqs]
+        columns = [at, at, list(seqs), [1] * n, [1] * n, [LINE] * n, [1] * n, ["execute"] * n, [None] * n]
+        return sorted(row[2] for row in database.execute(queries()["add_states"], columns).fetchall())
+
+    assert add(*range(1, 101)) == list(range(1, 101))
+    (job,) = [job_id for job_id, _, table, _, _ in jobs(database) if table == "state_event"]
+    database.execute(f"CALL run_job({job})".encode())
+    compressed = "SELECT bool_and(is_compressed) FROM timescaledb_information.chunks WHERE hypertable_name = 'state_event'"
+    assert value(database, compressed)
+    assert add(50, 101, 51, 102, 100) == [101, 102]
+    assert value(database, "SELECT count(*) FROM mes.state_event") == 102
+
+
 def test_an_event_that_is_known_violates_the_key_as_in_a_plain_table(database: Connection) -> None:
     """The writer's COPY goes by this: it then asks which events are known, and stores the rest."""
     known = "INSERT INTO mes.cell_event SELECT * FROM mes.cell_event WHERE seq = 10030 LIMIT 1"

@@ -268,11 +268,11 @@ def test_summing_history_anew_leaves_days_without_events_and_says_which(store: s
     close_days(store)
     before = dump(store)
     drop(store, 2)
-    assert again(store) == [f"{NANJING}: 2 days, 2026-11-12 to 2026-11-13, stay as they are: their events are gone"]
+    assert again(store) == [f"{NANJING}: days 2026-11-12 to 2026-11-13 stay as they are (2): their events are gone"]
     assert dump(store) == before
     said: list[str] = []
     recompute_all(store, NANJING, FIRST, FIRST, lambda _done, _total: None, said.append)
-    assert said == [f"{NANJING}: 1 days, 2026-11-12 to 2026-11-12, stay as they are: their events are gone"]
+    assert said == [f"{NANJING}: days 2026-11-12 to 2026-11-12 stay as they are (1): their events are gone"]
     recompute_all(store, None, FIRST + dt.timedelta(2), None, lambda _done, _total: None, said.append)
     assert len(said) == 1, "nothing is said of days that nobody asked for"
     assert dump(store) == before
@@ -290,7 +290,7 @@ def test_the_command_says_which_days_it_left(store: str, line: Line) -> None:
         timeout=120,
         check=True,
     )
-    assert f"{NANJING}: 2 days, 2026-11-12 to 2026-11-13, stay as they are: their events are gone" in done.stdout.splitlines()
+    assert f"{NANJING}: days 2026-11-12 to 2026-11-13 stay as they are (2): their events are gone" in done.stdout.splitlines()
 
 
 def test_marks_on_days_without_events_change_no_figure(store: str, line: Line) -> None:
@@ -548,7 +548,7 @@ def test_a_production_day_in_which_the_horizon_lies_is_gone_as_a_whole(store: st
             2
         ) + dt.timedelta(hours=12)
         assert value(store, "SELECT min(at) FROM mes.cell_event") == midnight(2), "the second half of a day whose first half is gone"
-        assert again(store) == [f"{NANJING}: 2 days, 2026-11-12 to 2026-11-13, stay as they are: their events are gone"]
+        assert again(store) == [f"{NANJING}: days 2026-11-12 to 2026-11-13 stay as they are (2): their events are gone"]
         assert dump(store) == before
         for seq, hours, reason in ((101, -1, 1), (102, 1, 2), (103, 11, 3), (104, 12, 3)):
             at = midnight(2) + dt.timedelta(hours=hours)

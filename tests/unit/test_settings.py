@@ -141,6 +141,17 @@ def test_folders_are_beside_the_code_unless_set(monkeypatch: pytest.MonkeyPatch,
         assert ask() == tmp_path / "here"
 
 
+def test_the_mode_of_timescaledb_is_one_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MES_TIMESCALEDB", raising=False)
+    assert settings.timescaledb() == "auto"
+    for mode in ("auto", "require", "off"):
+        monkeypatch.setenv("MES_TIMESCALEDB", mode)
+        assert settings.timescaledb() == mode
+    monkeypatch.setenv("MES_TIMESCALEDB", "on")
+    with pytest.raises(ConfigError, match=r"^MES_TIMESCALEDB='on': set it to auto, require or off$"):
+        settings.timescaledb()
+
+
 # --- errors ------------------------------------------------------------------------------------------------------------
 
 
