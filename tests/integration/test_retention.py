@@ -155,6 +155,24 @@ def test_closed_days_go_and_their_figures_stay(store: str, line: Line) -> None:
         assert value(store, "SELECT count(*) FROM timescaledb_information.chunks WHERE hypertable_name = 'cell_event'") == 2
 
 
+def test_the_postgresql_of_debian_does_it_too(debian_databases: Databases) -> None:
+    """Version 15 where Debian 12 is."""
+    store = debian_databases()
+    with held(store, NANJING) as line:
+        work(line)
+        close_days(store)
+        before = dump(store)
+        assert drop(store, 2) == [midnight(1), midnight(2)]
+        keep(store, kept_days(3))
+        with psycopg.connect(store, autocommit=True) as connection:
+            connection.execute("CALL mes.run_retention()")
+        assert stored_days(store) == days(3)
+        again(store)
+        assert dump(store) == before
+        line.put(line.topic("wnd/01"), event(9001, timestamp_ms=FIRST_MS))
+    assert reasons(store) == {"before_retention": 1}
+
+
 def test_a_day_that_is_not_closed_on_every_line_keeps_itself_and_all_after_it(store: str, line: Line) -> None:
     work(line)
     with held(store, DALIAN) as other:

@@ -21,9 +21,21 @@ from tests.servers import free_port, missing, wait_for
 
 BLOCKS = dict(re.findall(r"<!-- block: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
 TESTED = {
-    "demo", "once", "test", "ask", "sql", "subscribe", "servers", "certificates", "publish", "unscrap", "gaps", "quarantine", "retention",
+    "demo",
+    "once",
+    "test",
+    "ask",
+    "sql",
+    "subscribe",
+    "servers",
+    "certificates",
+    "publish",
+    "unscrap",
+    "gaps",
+    "quarantine",
+    "retention",
     "seed",
-}  # fmt: skip
+}
 
 
 class Plant:
