@@ -27,7 +27,8 @@ def server(settings: Mapping[str, str] | None = None) -> Iterator[Databases]:
         found = programs()
     except Missing as why:
         missing(f"TimescaleDB ({why})", "nothing, but let apt reach a Debian mirror")
-    with postgres_server(found, {**SETTINGS, **(settings or {})}) as url:
+    # Background workers would hold on to databases that are to be cloned; the Apache edition has no jobs for them.
+    with postgres_server(found, {**SETTINGS, "timescaledb.max_background_workers": "0", **(settings or {})}) as url:
         numbers = itertools.count(1)
 
         def empty() -> str:
