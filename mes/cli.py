@@ -35,6 +35,12 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "MES", "show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--database", "database_url", envvar="MES_DATABASE_URL", show_envvar=True, help="postgresql://user:password@host/database")
+@click.option(
+    "--database-password-file",
+    envvar="MES_DATABASE_PASSWORD_FILE",
+    show_envvar=True,
+    help="file that holds the password, for a URL without one",
+)
 @click.option("--broker", "broker_url", envvar="MES_BROKER_URL", show_envvar=True, help="mqtt://user:password@host:1883, or mqtts://")
 @click.option(
     "--broker-ca", envvar="MES_BROKER_CA", show_envvar=True, help="authority to trust with mqtts://, PEM  [default: the system's]"
@@ -44,14 +50,12 @@ class _Group(click.Group):
 @click.option(
     "--log-level", envvar="MES_LOG_LEVEL", show_envvar=True, default="info", type=click.Choice(["debug", "info", "warning", "error"])
 )
-def main(database_url: str | None, log_level: str, **broker: str | None) -> None:
+def main(log_level: str, **servers: str | None) -> None:
     """Counts battery cells against their targets: events from MQTT into PostgreSQL or TimescaleDB, figures out of it."""
     import os
 
     # one source of settings for commands and for the processes they start
-    if database_url:
-        os.environ["MES_DATABASE_URL"] = database_url
-    os.environ.update({f"MES_{name.upper()}": value for name, value in broker.items() if value})
+    os.environ.update({f"MES_{name.upper()}": value for name, value in servers.items() if value})
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
 

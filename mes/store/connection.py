@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 
+from mes import settings
 from mes.errors import MesError, Refused, Unavailable
 from mes.settings import without_password
 
@@ -46,10 +49,15 @@ _OPTIONS = (
 
 
 def connect(url: str, *, autocommit: bool = True, application: str = "mes") -> Connection:
-    """Open a connection in UTC; Unavailable if the server does not answer, Refused if it says no."""
+    """Open a connection in UTC; Unavailable if the server does not answer, Refused if it says no.
+
+    A URL without a password takes the one of MES_DATABASE_PASSWORD_FILE, which is ConfigError if it cannot be read.
+    """
     with translated(url):
+        own = conninfo_to_dict(url).get("password")
         return psycopg.connect(
             url,
+            password=own or settings.database_password(),
             autocommit=autocommit,
             application_name=application,
             connect_timeout=10,
@@ -80,7 +88,8 @@ def _translate(why: psycopg.Error, url: str) -> MesError:
     if passes:
         return Unavailable(f"{where}{text}")
     at_the_door = why.sqlstate is None or why.sqlstate.startswith(("28", "3D"))
-    hint = "check MES_DATABASE_URL" if at_the_door else next((hint for kind, hint in _HINTS.items() if isinstance(why, kind)), "")
+    door = "check MES_DATABASE_URL" + (" and MES_DATABASE_PASSWORD_FILE" if os.environ.get("MES_DATABASE_PASSWORD_FILE") else "")
+    hint = door if at_the_door else next((hint for kind, hint in _HINTS.items() if isinstance(why, kind)), "")
     return Refused(f"{where}{text}; {hint}" if hint else f"{where}{text}")
 
 

@@ -56,6 +56,34 @@ def test_a_wrong_password_of_the_database(database: str, embedded_broker: str) -
     assert "wrong" not in line
 
 
+def test_the_password_of_the_database_from_a_file(database: str, embedded_broker: str, tmp_path: Path) -> None:
+    """Given apart from the URL, changed while a service runs, wrong, and away."""
+    parts = urlsplit(database)
+    without = database.replace(f":{parts.password}@", "@")
+    file = tmp_path / "password"
+
+    def run(*command: str, url: str = without) -> subprocess.CompletedProcess[str]:
+        env = {**environment(url, embedded_broker), "MES_DATABASE_PASSWORD_FILE": str(file)}
+        return subprocess.run([sys.executable, "-m", "mes", *command], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    def said(*command: str) -> str:
+        done = run(*command)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr.strip().splitlines()[-1]
+
+    assert said("seed") == f"mes: MES_DATABASE_PASSWORD_FILE='{file}' cannot be read: No such file or directory: let this user read it"
+    file.write_text("wr0ng\n")
+    line = said("ingest")
+    assert re.search(r"password authentication failed for user .mes.*; check MES_DATABASE_URL and MES_DATABASE_PASSWORD_FILE$", line)
+    assert "wr0ng" not in line
+    assert run("seed", url=database).returncode == 0, "a URL with a password of its own needs no file"
+    assert re.search("no password supplied.*; check MES_DATABASE_URL$", refused(without, embedded_broker))
+    file.write_text(f"{parts.password}\n")
+    assert run("seed").returncode == 0
+    assert run("--database-password-file", str(file), "--database", without, "seed").returncode == 0
+
+
 def test_a_database_that_is_not_there(database: str, embedded_broker: str) -> None:
     assert re.search(
         r'database "nowhere" does not exist; check MES_DATABASE_URL', refused(database.rpartition("/")[0] + "/nowhere", embedded_broker)
