@@ -19,7 +19,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -36,7 +35,8 @@ LOCK = "requirements.txt"
 
 # Licences that ask for a notice at most.
 ALLOWED = {
-    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "PSF-2.0", "Zlib",
+    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0",
+    "PSF-2.0", "Zlib",
 }  # fmt: skip
 # Licences that ask for more, each with the packages that may have it and why that is no burden.
 ALLOWED_FOR = {
@@ -186,7 +186,7 @@ def allows(name: str, expression: Any) -> bool:
         return any(allows(name, one) for one in expression.args)
     if isinstance(expression, _SPDX.AND):
         return all(allows(name, one) for one in expression.args)
-    licence = expression.render() if isinstance(expression, LicenseWithExceptionSymbol) else expression.key
+    licence = str(expression.render() if isinstance(expression, LicenseWithExceptionSymbol) else expression.key)
     return licence in ALLOWED or name in ALLOWED_FOR.get(licence, (set(), ""))[0]
 
 
@@ -221,13 +221,13 @@ def sbom(source: Path, packages: list[Package]) -> str:
         raise Stop(f"the SBOM holds {len(document['components'])} packages, the lock {len(by_name)}")
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
     if fault := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
-        raise Stop(f"the SBOM is not valid: {fault}")
+        raise Stop(f"the SBOM is not valid: {str(fault).partition(chr(10))[0]}")
     return text
 
 
 def unpack(archive: Path, into: Path) -> None:
-    with tarfile.open(archive) as tar:
-        tar.extractall(into, filter="data")
+    into.mkdir(exist_ok=True)
+    call("tar", "-xf", str(archive), "-C", str(into))
 
 
 def place(made: Path, out: Path) -> None:
