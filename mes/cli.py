@@ -59,26 +59,37 @@ def main(log_level: str, **servers: str | None) -> None:
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
 
+_wait = click.option(
+    "--wait", envvar="MES_WAIT", show_envvar=True, default=0.0, help="for so many seconds, wait for a database that does not answer"
+)
+
+
 @main.command()
-def migrate() -> None:
+@_wait
+def migrate(wait: float) -> None:
     """Bring the database's schema up to this program."""
     from mes import settings
     from mes.store import migrate as run
+    from mes.tasks import within
 
-    applied = run.migrate(settings.database_url())
+    url = settings.database_url()
+    applied = within(wait, lambda: run.migrate(url))
     click.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
 
 
 @main.command()
 @click.option("--seeds", envvar="MES_SEEDS", show_envvar=True, type=click.Path(path_type=Path), help="folder that describes the plants")
-def seed(seeds: Path | None) -> None:
+@_wait
+def seed(seeds: Path | None, wait: float) -> None:
     """Load sites, lines, products and targets from a seeds folder."""
     from mes import settings
     from mes.seeds import load_plant
     from mes.store import seed as run
+    from mes.tasks import within
 
     loaded = load_plant(seeds or settings.seeds())
-    changed = run.seed(settings.database_url(), loaded)
+    url = settings.database_url()
+    changed = within(wait, lambda: run.seed(url, loaded))
     click.echo(f"{len(loaded.sites)} sites, {len(loaded.lines)} lines: {'loaded' if changed else 'unchanged'}")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from mes.embedded import process
 from tests.pipeline import GRD, WND, Gateway, environment, event, rows, sessions_held, subscriber, value
+from tests.proxy import Proxy
 from tests.servers import Mosquitto, accepts, free_port, stopped_at_the_end, wait_for
 
 
@@ -88,6 +89,23 @@ def test_a_database_that_is_not_there(database: str, embedded_broker: str) -> No
     assert re.search(
         r'database "nowhere" does not exist; check MES_DATABASE_URL', refused(database.rpartition("/")[0] + "/nowhere", embedded_broker)
     )
+
+
+def test_migrate_and_seed_wait_for_a_database_that_starts_with_them(database: str, tmp_path: Path) -> None:
+    with Proxy(urlsplit(database).port or 5432) as link:
+        link.refusing = True
+        env = environment(database.replace(f":{urlsplit(database).port}/", f":{link.port}/"), "")
+        done = subprocess.run([sys.executable, "-m", "mes", "migrate"], env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 3, done.stderr
+        for command in ("migrate", "seed"):
+            link.refusing = True
+            with (tmp_path / command).open("wb") as log:
+                words = [sys.executable, "-m", "mes", command, "--wait", "60"]
+                with stopped_at_the_end(subprocess.Popen(words, env=env, stdout=log, stderr=log)) as waiting:
+                    wait_for(lambda log=tmp_path / command: b"trying again in 1.0 s" in log.read_bytes(), what="a second try")  # type: ignore[misc]
+                    assert waiting.poll() is None
+                    link.refusing = False
+                    assert waiting.wait(60) == 0, (tmp_path / command).read_text()
 
 
 def test_a_schema_that_is_newer_than_the_program(database: str, embedded_broker: str) -> None:
