@@ -65,8 +65,7 @@ class Plant:
         self.root = root
         self.programs = programs
         self.etc = root / "etc" / "mes"
-        (self.etc / "secrets").mkdir(parents=True)
-        (self.etc / "tls").mkdir()
+        self.etc.mkdir(parents=True)
 
     def here(self, text: str) -> str:
         return text.replace("/etc/mes", str(self.etc)).replace("/opt/mes/bin", str(self.programs))
@@ -79,6 +78,7 @@ class Plant:
         writable = []
         for pair in unit.settings["LoadCredential"]:
             name, _, source = pair.partition(":")
+            (credentials / name).unlink(missing_ok=True)
             shutil.copy(self.here(source), credentials / name)
             (credentials / name).chmod(0o400)
         for name in unit.settings.get("CacheDirectory", []):

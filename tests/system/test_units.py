@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from mes.contract import encode
 from tests.conftest import ROOT
-from tests.installed import install, wheel
-from tests.pipeline import GRD, Gateway, event, rows, sessions_held, subscriber, value
-from tests.servers import Mosquitto, debian_postgres, free_port, wait_for
+from tests.deployed import Deployed
+from tests.installed import bare_environment, install, wheel
+from tests.pipeline import GRD, event, rows, sessions_held
+from tests.servers import debian_postgres, free_port, missing, wait_for
 from tests.units import FOLDER, SERVICES, Plant, Unit, analyzed, placed
 
 SAFE_ENOUGH = 1.2
@@ -68,8 +71,11 @@ def test_all_units_are_closed_alike() -> None:
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_secrets_come_as_files_and_what_is_set_wrong_is_not_started_again(path: Path) -> None:
     unit = Unit(path, INSTANCE)
-    assert unit.one("Restart") == "on-failure"
-    assert unit.one("RestartPreventExitStatus") == "2"
+    if path.stem == "mes-doctor":
+        assert "Restart" not in unit.settings, "its timer starts it again"
+    else:
+        assert unit.one("Restart") == "on-failure"
+        assert unit.one("RestartPreventExitStatus") == "2"
     assert unit.command[0] == "/opt/mes/bin/mes"
     names = [word.partition("=")[0] for word in unit.words("Environment")]
     assert [name for name in names if re.search("PASS|SECRET|TOKEN", name) and not name.endswith("_FILE")] == []
@@ -118,28 +124,64 @@ def database() -> Iterator[str]:
 
 
 def roles(database: str, secrets: Path) -> None:
-    """The roles, with the passwords of the files."""
-    with psycopg.connect(database, autocommit=True) as connection:
-        for path in secrets.iterdir():
-            connection.execute(f"CREATE ROLE {path.name} LOGIN SUPERUSER PASSWORD '{path.read_text()}'".encode())
+    """The roles, with the passwords of the files, as a superuser makes them."""
+    psql = shutil.which("psql")
+    if psql is None:
+        missing("psql", "postgresql-client")
+    subprocess.run(
+        [str(psql), "-X", "-q", "-d", database, "-f", ROOT / "deploy/database/roles.sql"],
+        env=bare_environment(MES_SECRETS=str(secrets)), check=True,
+    )  # fmt: skip
 
 
-def test_their_commands_in_order_are_a_plant_that_counts(
-    tmp_path: Path, programs: Path, database: str, mosquitto_of_mine: Mosquitto, tell: Any
-) -> None:
-    """Installed from the wheel, each in the confinement of its unit; events go in, figures come out, SIGTERM ends each with exit 0."""
+@pytest.fixture
+def plant(tmp_path: Path, programs: Path) -> Plant:
+    """A machine on which deploy/prepare has made the secrets."""
     plant = Plant(tmp_path, programs)
     shutil.copytree(ROOT / "seeds", plant.etc / "seeds")
-    for role in ("mes_owner", "mes_ingest", "mes_rollup", "mes_dashboard"):
-        (plant.etc / "secrets" / role).write_text(f"the password of {role}")
-    for name in ("plant.crt", "backend.crt", "backend.key"):
-        (plant.etc / "tls" / name).touch()
+    subprocess.run(
+        [ROOT / "deploy/prepare", "--out", plant.etc / "secrets", "--pki", tmp_path / "pki", "--seeds", plant.etc / "seeds", "127.0.0.1"],
+        env=bare_environment(MES=str(programs / "mes")), check=True, capture_output=True,
+    )  # fmt: skip
+    return plant
+
+
+@pytest.fixture
+def broker(plant: Plant) -> Iterator[Deployed]:
+    """Debian's Mosquitto with the settings of deploy/mosquitto and what deploy/prepare has made."""
+    folder = plant.root / "mosquitto"
+    with Deployed(folder, changes=[(f"{folder}/pki/", f"{plant.etc}/secrets/")]) as broker:
+        yield broker
+
+
+def client(program: str, broker: Deployed, place: str, *words: str, **how: Any) -> str:
+    """mosquitto_pub or mosquitto_sub with a certificate that deploy/prepare has made."""
+    if shutil.which(program) is None:
+        missing(program, "mosquitto-clients")
+    pki = broker.folder.parent / "pki"
+    files = ["--cafile", str(pki / "ca/plant.crt"), "--cert", str(pki / f"{place}.crt"), "--key", str(pki / f"{place}.key")]
+    done = subprocess.run(
+        [program, "-h", "127.0.0.1", "-p", str(broker.port), *files, "-q", "1", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **how,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_their_commands_in_order_are_a_plant_that_counts(plant: Plant, database: str, broker: Deployed, tell: Any) -> None:
+    """Installed from the wheel, with the secrets, roles and broker of deploy/, each in the confinement of its unit: a machine's
+    events go in, figures come out, SIGTERM ends each with exit 0."""
     roles(database, plant.etc / "secrets")
     at, board = urlsplit(database), free_port()
     (plant.etc / "mes.env").write_text(
-        f"# addresses of this test\nMES_DATABASE_URL=postgresql://{at.hostname}:{at.port}/mes\nMES_BROKER_URL={mosquitto_of_mine.url}\nMES_BOARD_PORT={board}\n"
+        f"# addresses of this test\nMES_DATABASE_URL=postgresql://{at.hostname}:{at.port}/mes\n"
+        f"MES_BROKER_URL={broker.backend_url}\nMES_BOARD_PORT={board}\n"
     )
-    unit = {name: Unit(FOLDER / f"mes-{name}.service", INSTANCE) for name in ("migrate", "seed", "ingest@", "rollup", "board")}
+    unit = {name: Unit(FOLDER / f"mes-{name}.service", INSTANCE) for name in ("migrate", "seed", "ingest@", "rollup", "board", "doctor")}
 
     for name in ("migrate", "seed"):
         with plant.started(unit[name]) as once:
@@ -151,41 +193,53 @@ def test_their_commands_in_order_are_a_plant_that_counts(
         second = Unit(FOLDER / "mes-ingest@.service", "2")
         running["second"] = stack.enter_context(plant.started(second))
         sessions_held(database)
-        with Gateway(mosquitto_of_mine.url) as gateway:
-            gateway.cells(GRD, (event(n) for n in range(1, 101)))
+        cells = b"\n".join(encode(event(n)) for n in range(1, 101)).decode()
+        client("mosquitto_pub", broker, "machines/nanjing/cells/32140-1/grd/01", "-t", GRD, "-l", input=cells)
         query = "SELECT good FROM report.daily_throughput WHERE line = 'nanjing/cells/32140-1' AND good > 0"
         assert wait_for(lambda: rows(database, query), 60, "figures") == [(100,)]
-        with subscriber(mosquitto_of_mine.url, "umh/v1/cbak/nanjing/cells/32140-1/_kpi_v1/#") as topics:
-            wait_for(lambda: any(figure.get("value") == 100 for figure in topics.values()), what="the figure as a retained message")
+        topic = "umh/v1/cbak/nanjing/cells/32140-1/_kpi_v1/throughput_day"
+        wait_for(
+            lambda: '"value":100' in client("mosquitto_sub", broker, "dashboards/dashboard", "-t", topic, "-C", "1", "-W", "30"),
+            what="the figure as a retained message",
+        )
 
         def on_the_board() -> bool:
             with urllib.request.urlopen(f"http://127.0.0.1:{board}/api/now", timeout=5) as answer:
                 return b"32140-1" in answer.read()
 
         wait_for(on_the_board, what="the board")
-        assert value(database, "SELECT count(*) FROM pg_stat_activity WHERE usename IN ('mes_ingest', 'mes_rollup', 'mes_dashboard')") >= 3
+        users = rows(database, "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE usename LIKE 'mes_%' ORDER BY 1")
+        assert users == [("mes_dashboard",), ("mes_ingest",), ("mes_rollup",)]
         for name in running:
             status = Path(f"/proc/{running[name].pid}/status").read_text()
             assert re.search(r"Seccomp:\s2", status), name
             assert re.search(r"NoNewPrivs:\s1", status), name
             assert re.search(r"CapEff:\s0+$", status, re.MULTILINE), name
 
+        with plant.started(unit["doctor"]) as once:
+            once.wait(60)
+        found = plant.log(unit["doctor"])
+        assert "Traceback" not in found, found
+        assert re.search(r"roles\.rights.*ok", found), found
+
         for name, process in running.items():
             process.send_signal(signal.SIGTERM)
             assert process.wait(float(unit.get(name, second).one("TimeoutStopSec").removesuffix("s"))) == 0, name
     for one in (*unit.values(), second):
         assert "Traceback" not in plant.log(one), plant.log(one)
-    kernels = list((tmp_path / "cache" / "mes").rglob("*.nbi"))
+    kernels = list((plant.root / "cache" / "mes").rglob("*.nbi"))
     assert kernels, "numba keeps what it has compiled in the cache folder"
     tell(f"{len(kernels)} kernels in the cache, exits 0 of {', '.join(running)}")
 
 
-def test_what_is_set_wrong_ends_with_the_code_that_is_not_started_again(tmp_path: Path, programs: Path, database: str) -> None:
-    plant = Plant(tmp_path, programs)
+def test_what_is_set_wrong_ends_with_the_code_that_is_not_started_again(plant: Plant, database: str) -> None:
     board = Unit(FOLDER / "mes-board.service")
     at = urlsplit(database)
     (plant.etc / "mes.env").write_text(f"MES_DATABASE_URL=postgresql://{at.hostname}:{at.port}/mes\nMES_BOARD_PORT={free_port()}\n")
-    (plant.etc / "secrets" / "mes_dashboard").write_text("not the password")
+    roles(database, plant.etc / "secrets")
+    file = plant.etc / "secrets" / "mes_dashboard"
+    file.chmod(0o600)
+    file.write_text("not the password")
     with plant.started(board) as process:
         assert process.wait(60) == int(board.one("RestartPreventExitStatus"))
     said = plant.log(board).splitlines()[-1]
@@ -195,13 +249,8 @@ def test_what_is_set_wrong_ends_with_the_code_that_is_not_started_again(tmp_path
     assert "not the password" not in said
 
 
-def test_the_confinement_holds(tmp_path: Path, programs: Path) -> None:
-    """What the test above ran in is no empty promise: a kernel compiled in a unit that forbids it, a mount, a file outside."""
-    plant = Plant(tmp_path, programs)
-    for name in ("mes_owner", "mes_rollup"):
-        (plant.etc / "secrets" / name).touch()
-    for name in ("plant.crt", "backend.crt", "backend.key"):
-        (plant.etc / "tls" / name).touch()
+def test_the_confinement_holds(plant: Plant) -> None:
+    """What the test above ran in is no empty promise: memory that is written and executed, a call, a socket."""
 
     def says(file: str, code: str) -> str:
         unit = Unit(FOLDER / file)
