@@ -266,3 +266,21 @@ def test_what_is_taken_out_of_the_image_is_in_the_lock() -> None:
     lock = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     taken = set(run.partition("uninstall --yes ")[2].split())
     assert taken - lock == {"pip", "setuptools"}, "which come with the environment"
+
+
+# --- what the README says ----------------------------------------------------------------------------------------------
+
+
+def test_the_readme_names_what_is_there() -> None:
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/])(?:deploy/[\w./-]+\w|tests/[\w/]+\.py|docs/\w+\.md)", text)) - {"deploy/secrets/grafana_admin"}
+    generated = {"deploy/.env", "deploy/pki", "deploy/pki/machines", "deploy/secrets"}
+    assert [path for path in sorted(named - generated) if not (ROOT / path).exists()] == []
+    assert [link for link in re.findall(r"\]\(([\w/.]+)\)", text) if not (DEPLOY / link).exists()] == []
+    units = {path.name.partition(".")[0].rstrip("@") for path in (DEPLOY / "systemd").iterdir()}
+    assert set(re.findall(r"\bmes-(?:migrate|seed|ingest|rollup|board|doctor)\b", text)) <= units
+    variables = set(re.findall(r"\b(?:MES_[A-Z_]+)\b", text)) - {"MES_SECRETS"}
+    example = set(re.findall(r"^#(MES_\w+)=", (DEPLOY / ".env.example").read_text(), re.MULTILINE))
+    assert variables <= known_variables() | example
+    for command in re.findall(r"`mes ([a-z]+)\b", text):
+        assert command in cli.main.commands, command
