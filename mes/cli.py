@@ -36,6 +36,12 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "MES", "show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--database", "database_url", envvar="MES_DATABASE_URL", show_envvar=True, help="postgresql://user:password@host/database")
+@click.option(
+    "--database-password-file",
+    envvar="MES_DATABASE_PASSWORD_FILE",
+    show_envvar=True,
+    help="file that holds the password, for a URL without one",
+)
 @click.option("--broker", "broker_url", envvar="MES_BROKER_URL", show_envvar=True, help="mqtt://user:password@host:1883, or mqtts://")
 @click.option(
     "--broker-ca", envvar="MES_BROKER_CA", show_envvar=True, help="authority to trust with mqtts://, PEM  [default: the system's]"
@@ -45,15 +51,18 @@ class _Group(click.Group):
 @click.option(
     "--log-level", envvar="MES_LOG_LEVEL", show_envvar=True, default="info", type=click.Choice(["debug", "info", "warning", "error"])
 )
-def main(database_url: str | None, log_level: str, **broker: str | None) -> None:
+def main(log_level: str, **servers: str | None) -> None:
     """Counts battery cells against their targets: events from MQTT into PostgreSQL or TimescaleDB, figures out of it."""
     import os
 
     # one source of settings for commands and for the processes they start
-    if database_url:
-        os.environ["MES_DATABASE_URL"] = database_url
-    os.environ.update({f"MES_{name.upper()}": value for name, value in broker.items() if value})
+    os.environ.update({f"MES_{name.upper()}": value for name, value in servers.items() if value})
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+
+_wait = click.option(
+    "--wait", envvar="MES_WAIT", show_envvar=True, default=0.0, help="for so many seconds, wait for a database that does not answer"
+)
 
 
 @main.command()
@@ -65,25 +74,31 @@ def main(database_url: str | None, log_level: str, **broker: str | None) -> None
     type=click.Choice(["auto", "require", "off"]),
     help="events in chunks of a day: where the server can, or else be refused, or never",
 )
-def migrate(timescaledb: str) -> None:
+@_wait
+def migrate(timescaledb: str, wait: float) -> None:
     """Bring the database's schema up to this program, and its events into TimescaleDB's chunks where there is one."""
     from mes import settings
     from mes.store import migrate as run
+    from mes.tasks import within
 
-    applied = run.migrate(settings.database_url(), timescaledb, click.echo)
+    url = settings.database_url()
+    applied = within(wait, lambda: run.migrate(url, timescaledb, click.echo))
     click.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
 
 
 @main.command()
 @click.option("--seeds", envvar="MES_SEEDS", show_envvar=True, type=click.Path(path_type=Path), help="folder that describes the plants")
-def seed(seeds: Path | None) -> None:
+@_wait
+def seed(seeds: Path | None, wait: float) -> None:
     """Load sites, lines, products and targets from a seeds folder."""
     from mes import settings
     from mes.seeds import load_plant
     from mes.store import seed as run
+    from mes.tasks import within
 
     loaded = load_plant(seeds or settings.seeds())
-    changed = run.seed(settings.database_url(), loaded)
+    url = settings.database_url()
+    changed = within(wait, lambda: run.seed(url, loaded))
     click.echo(f"{len(loaded.sites)} sites, {len(loaded.lines)} lines: {'loaded' if changed else 'unchanged'}")
 
 

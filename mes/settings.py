@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mes.errors import ConfigError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+INSTALLED = Path(sys.prefix) / "share" / "mes"
+"""Where the wheel puts what is no code."""
 
 
 def database_url() -> str:
@@ -22,14 +25,37 @@ def broker_url() -> str:
     return check_url("MES_BROKER_URL", os.environ.get("MES_BROKER_URL", ""), ("mqtt", "mqtts"))
 
 
+def database_password() -> str | None:
+    """What the file MES_DATABASE_PASSWORD_FILE holds, for a URL without a password; None where it is not set.
+
+    A file is handed to one process by the container engine or by systemd; the environment is inherited, inspected, logged.
+    It is read at each connection, so a password can be changed under a running service.
+    """
+    if not (name := os.environ.get("MES_DATABASE_PASSWORD_FILE")):
+        return None
+    try:
+        password = Path(name).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as why:
+        raise ConfigError(f"MES_DATABASE_PASSWORD_FILE={name!r} cannot be read: {why.strerror}: let this user read it") from why
+    except UnicodeDecodeError:
+        password = ""
+    if not password or not password.isprintable():
+        raise ConfigError(f"MES_DATABASE_PASSWORD_FILE={name!r} does not hold a password: write it there, in one line, and nothing else")
+    return password
+
+
 def home() -> Path:
-    """MES_HOME: where the embedded parts keep their data; `.mes` beside the code unless set."""
-    return Path(os.environ.get("MES_HOME") or CHECKOUT / ".mes").absolute()
+    """MES_HOME: where the embedded parts keep their data; unless set `.mes` beside the code, or at home where that is installed."""
+    return Path(os.environ.get("MES_HOME") or (CHECKOUT if _is_checkout() else Path.home()) / ".mes").absolute()
 
 
 def seeds() -> Path:
-    """MES_SEEDS: the folder that describes the plants; `seeds` beside the code unless set."""
-    return Path(os.environ.get("MES_SEEDS") or CHECKOUT / "seeds").absolute()
+    """MES_SEEDS: the folder that describes the plants; unless set `seeds` beside the code, or the one that was installed with it."""
+    return Path(os.environ.get("MES_SEEDS") or (CHECKOUT if _is_checkout() else INSTALLED) / "seeds").absolute()
+
+
+def _is_checkout() -> bool:
+    return (CHECKOUT / "pyproject.toml").exists()
 
 
 def timescaledb() -> str:

@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from mes.errors import Unavailable
@@ -60,6 +61,21 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
     finally:
         stopping.cancel()
         working.cancel()
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of a call that is tried again, for so many seconds, while a server is Unavailable: of what runs once, at boot."""
+    end = time.monotonic() + seconds
+    pause = 0.5
+    while True:
+        try:
+            return call()
+        except Unavailable as why:
+            if time.monotonic() + pause > end:
+                raise
+            log.warning("%s; trying again in %.1f s", why, pause)
+        time.sleep(pause)
+        pause = min(pause * 2, 15.0)
 
 
 def stop_on_signals(within: float = STOP_WITHIN_S) -> asyncio.Event:

@@ -459,19 +459,27 @@ FROM (
     GROUP BY t.starts_at, x.machine_id, x.boot
 ) AS m GROUP BY whole
 
--- name: drop_machine_day
--- A day of machines that is about to be replaced.
-DELETE FROM kpi.machine_day WHERE line_id = %(line)s AND production_day = %(day)s
-
 -- name: sum_machine_day
--- What machines delivered in a production day, from its hours.
-INSERT INTO kpi.machine_day
-SELECT %(line)s, %(day)s, x.machine_id, x.boot, sum(x.received), sum(x.late), sum(x.ahead), min(x.first_seq), max(x.last_seq)
-FROM kpi.machine_sum s
-CROSS JOIN LATERAL unnest(s.machine_id, s.boot, s.received, s.late, s.ahead, s.first_seq, s.last_seq)
-    AS x (machine_id, boot, received, late, ahead, first_seq, last_seq)
-WHERE s.line_id = %(line)s AND s.grain = 'hour' AND s.starts_at >= %(begin)s AND s.starts_at < %(end)s
-GROUP BY x.machine_id, x.boot
+-- What machines delivered in a production day, from its hours. Few of them have reported since the last time, and only what differs is
+-- written: replacing the day as a whole was half of all that a running plant wrote to its log.
+WITH now AS (
+    SELECT x.machine_id, x.boot, sum(x.received) AS received, sum(x.late) AS late, sum(x.ahead) AS ahead,
+        min(x.first_seq) AS first_seq, max(x.last_seq) AS last_seq
+    FROM kpi.machine_sum s
+    CROSS JOIN LATERAL unnest(s.machine_id, s.boot, s.received, s.late, s.ahead, s.first_seq, s.last_seq)
+        AS x (machine_id, boot, received, late, ahead, first_seq, last_seq)
+    WHERE s.line_id = %(line)s AND s.grain = 'hour' AND s.starts_at >= %(begin)s AND s.starts_at < %(end)s
+    GROUP BY x.machine_id, x.boot
+), gone AS (
+    DELETE FROM kpi.machine_day
+    WHERE line_id = %(line)s AND production_day = %(day)s AND (machine_id, boot) NOT IN (SELECT machine_id, boot FROM now)
+)
+INSERT INTO kpi.machine_day AS d (line_id, production_day, machine_id, boot, received, late, ahead, first_seq, last_seq)
+SELECT %(line)s, %(day)s, machine_id, boot, received, late, ahead, first_seq, last_seq FROM now
+ON CONFLICT (line_id, production_day, machine_id, boot) DO UPDATE
+SET (received, late, ahead, first_seq, last_seq) = (EXCLUDED.received, EXCLUDED.late, EXCLUDED.ahead, EXCLUDED.first_seq, EXCLUDED.last_seq)
+WHERE (d.received, d.late, d.ahead, d.first_seq, d.last_seq)
+    IS DISTINCT FROM (EXCLUDED.received, EXCLUDED.late, EXCLUDED.ahead, EXCLUDED.first_seq, EXCLUDED.last_seq)
 
 -- name: drop_shifts
 -- Shifts of a day that are about to be replaced.

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
+from mes import settings
 from mes.errors import MesError, Refused, Unavailable
 from mes.settings import without_password
 
@@ -72,10 +73,15 @@ _OPTIONS = (
 
 
 def connect(url: str, *, autocommit: bool = True, application: str = "mes") -> Connection:
-    """Open a connection in UTC; Unavailable if the server does not answer, Refused if it says no or is too old."""
+    """Open a connection in UTC; Unavailable if the server does not answer, Refused if it says no or is too old.
+
+    A URL without a password takes the one of MES_DATABASE_PASSWORD_FILE, which is ConfigError if it cannot be read.
+    """
     with translated(url):
+        own = conninfo_to_dict(url).get("password")
         connection = psycopg.connect(
             url,
+            password=own or settings.database_password(),
             autocommit=autocommit,
             application_name=application,
             connect_timeout=10,
@@ -138,6 +144,8 @@ def _translate(why: psycopg.Error, place: str, role: str) -> MesError:
         final = _found(_FINAL_TEXT, text)
         passes = not final and isinstance(why, psycopg.OperationalError | psycopg.InterfaceError)
         hint = _found(_PASSING_TEXT, text) if passes else final or _URL
+    if hint == _URL and os.environ.get("MES_DATABASE_PASSWORD_FILE"):
+        hint += " and MES_DATABASE_PASSWORD_FILE"
     return (Unavailable if passes else Refused)(f"{where}{text}; {hint}" if hint else f"{where}{text}")
 
 

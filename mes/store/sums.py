@@ -274,8 +274,8 @@ class Rollup:
     def _sum_up(self, day: _Day, grain: str, finer: str, starts: list[dt.datetime], ends: list[dt.datetime]) -> None:
         self._drop(day, grain, starts)
         values = {**day.values, "grain": grain, "finer": finer, "starts": starts, "ends": ends}
-        machines = ("sum_machine_hours",) if grain == "hour" else ("drop_machine_day", "sum_machine_day")
-        for name in ("sum_stations", "sum_defects", "sum_readings", *machines):
+        machines = "sum_machine_hours" if grain == "hour" else "sum_machine_day"
+        for name in ("sum_stations", "sum_defects", "sum_readings", machines):
             self._connection.execute(queries()[name], values)
 
     def _sum_line(self, day: _Day) -> None:

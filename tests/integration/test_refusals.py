@@ -15,6 +15,7 @@ import pytest
 
 from mes.embedded import process
 from tests.pipeline import GRD, WND, Gateway, environment, event, rows, sessions_held, subscriber, value
+from tests.proxy import Proxy
 from tests.servers import Mosquitto, accepts, free_port, stopped_at_the_end, wait_for
 
 
@@ -56,10 +57,55 @@ def test_a_wrong_password_of_the_database(database: str, embedded_broker: str) -
     assert "wrong" not in line
 
 
+def test_the_password_of_the_database_from_a_file(database: str, embedded_broker: str, tmp_path: Path) -> None:
+    """Given apart from the URL, changed while a service runs, wrong, and away."""
+    parts = urlsplit(database)
+    without = database.replace(f":{parts.password}@", "@")
+    file = tmp_path / "password"
+
+    def run(*command: str, url: str = without) -> subprocess.CompletedProcess[str]:
+        env = {**environment(url, embedded_broker), "MES_DATABASE_PASSWORD_FILE": str(file)}
+        return subprocess.run([sys.executable, "-m", "mes", *command], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    def said(*command: str) -> str:
+        done = run(*command)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr.strip().splitlines()[-1]
+
+    assert said("seed") == f"mes: MES_DATABASE_PASSWORD_FILE='{file}' cannot be read: No such file or directory: let this user read it"
+    file.write_text("wr0ng\n")
+    line = said("ingest")
+    assert re.search(r"password authentication failed for user .mes.*; check MES_DATABASE_URL and MES_DATABASE_PASSWORD_FILE$", line)
+    assert "wr0ng" not in line
+    assert run("seed", url=database).returncode == 0, "a URL with a password of its own needs no file"
+    assert re.search("no password supplied.*; check MES_DATABASE_URL$", refused(without, embedded_broker))
+    file.write_text(f"{parts.password}\n")
+    assert run("seed").returncode == 0
+    assert run("--database-password-file", str(file), "--database", without, "seed").returncode == 0
+
+
 def test_a_database_that_is_not_there(database: str, embedded_broker: str) -> None:
     assert re.search(
         r'database "nowhere" does not exist; check MES_DATABASE_URL', refused(database.rpartition("/")[0] + "/nowhere", embedded_broker)
     )
+
+
+def test_migrate_and_seed_wait_for_a_database_that_starts_with_them(database: str, tmp_path: Path) -> None:
+    with Proxy(urlsplit(database).port or 5432) as link:
+        link.refusing = True
+        env = environment(database.replace(f":{urlsplit(database).port}/", f":{link.port}/"), "")
+        done = subprocess.run([sys.executable, "-m", "mes", "migrate"], env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 3, done.stderr
+        for command in ("migrate", "seed"):
+            link.refusing = True
+            with (tmp_path / command).open("wb") as log:
+                words = [sys.executable, "-m", "mes", command, "--wait", "60"]
+                with stopped_at_the_end(subprocess.Popen(words, env=env, stdout=log, stderr=log)) as waiting:
+                    wait_for(lambda log=tmp_path / command: b"trying again in 1.0 s" in log.read_bytes(), what="a second try")  # type: ignore[misc]
+                    assert waiting.poll() is None
+                    link.refusing = False
+                    assert waiting.wait(60) == 0, (tmp_path / command).read_text()
 
 
 def test_a_schema_that_is_newer_than_the_program(database: str, embedded_broker: str) -> None:

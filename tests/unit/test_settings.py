@@ -152,6 +152,58 @@ def test_the_mode_of_timescaledb_is_one_of_three(monkeypatch: pytest.MonkeyPatch
         settings.timescaledb()
 
 
+def test_an_installed_program_has_its_seeds_beside_it_and_its_data_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No data in site-packages, and the trial plant that came with the wheel."""
+    monkeypatch.setattr(settings, "CHECKOUT", tmp_path / "lib/python3/site-packages")
+    monkeypatch.setattr(settings, "INSTALLED", tmp_path / "share/mes")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    for name in ("MES_HOME", "MES_SEEDS"):
+        monkeypatch.delenv(name, raising=False)
+    assert settings.seeds() == tmp_path / "share/mes/seeds"
+    assert settings.home() == tmp_path / "me/.mes"
+
+
+# --- passwords from files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("content", "password"), [("s3cret", "s3cret"), ("s3cret\n", "s3cret"), ("s3:c@r/e t'ü\r\n", "s3:c@r/e t'ü")])
+def test_a_password_is_the_line_of_its_file(content: str, password: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(content.encode())
+    monkeypatch.setenv("MES_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    assert settings.database_password() == password
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_no_file_is_no_password(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "MES_DATABASE_PASSWORD_FILE"
+    monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    assert settings.database_password() is None
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read: No such file or directory: let this user read it"),
+        (b"", "does not hold a password: write it there, in one line, and nothing else"),
+        (b"\n", "does not hold a password"),
+        (b"s3cret\nand more\n", "does not hold a password"),
+        (b"s3cret\0", "does not hold a password"),
+        (b"s3cret\xff", "does not hold a password"),
+    ],
+)
+def test_a_file_that_holds_no_password_is_refused_without_showing_it(
+    content: bytes | None, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("MES_DATABASE_PASSWORD_FILE", str(file))
+    with pytest.raises(ConfigError) as why:
+        settings.database_password()
+    assert str(why.value).startswith(f"MES_DATABASE_PASSWORD_FILE='{file}' {says}")
+    assert "s3cret" not in str(why.value)
+
+
 # --- errors ------------------------------------------------------------------------------------------------------------
 
 

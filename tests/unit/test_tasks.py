@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mes.errors import Unavailable
+from mes import tasks
+from mes.errors import Refused, Unavailable
 from mes.tasks import set_within, task_group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,3 +78,29 @@ def test_nothing_waits_by_what_forgets_cancellations() -> None:
     for package in ("mes", "simulators"):
         for path in (ROOT / package).rglob("*.py"):
             assert not re.search(r"\bwait_for\(", path.read_text(encoding="utf-8")), f"{path}: use asyncio.timeout"
+
+
+def test_a_call_is_tried_again_while_a_server_does_not_answer_and_not_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(tasks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(tasks.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    calls: list[float] = []
+
+    def answers_at(instant: float, error: Exception | None = None) -> str:
+        calls.append(now[0])
+        if now[0] < instant:
+            raise Unavailable("away")
+        if error:
+            raise error
+        return "there"
+
+    assert tasks.within(30, lambda: answers_at(108.0)) == "there"
+    assert calls == [100.0, 100.5, 101.5, 103.5, 107.5, 115.5], "with back-off"
+    calls.clear()
+    with pytest.raises(Unavailable):
+        tasks.within(2, lambda: answers_at(1000.0))
+    assert calls == [115.5, 116.0, 117.0], "two seconds, and no try after them"
+    calls.clear()
+    with pytest.raises(Refused):
+        tasks.within(30, lambda: answers_at(0.0, Refused("no")))
+    assert len(calls) == 1, "who says no is not asked again"
