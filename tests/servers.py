@@ -81,12 +81,12 @@ def stopped_at_the_end(process: subprocess.Popen[bytes], sig: signal.Signals = s
                 process.wait()
 
 
-def debian_postgres() -> contextlib.AbstractContextManager[str]:
+def debian_postgres(settings: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager[str]:
     """Debian's PostgreSQL on a fresh cluster; yields the URL of a superuser."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
     if not found:
         missing("PostgreSQL", "postgresql")
-    return postgres_server(found[-1].parent, {})
+    return postgres_server(found[-1].parent, settings or {})
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors as pg
 
 from mes.errors import MesError, Refused, Unavailable
+from mes.logs import said
 from mes.settings import without_password
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
@@ -71,8 +72,10 @@ def translated(url: str = "") -> Iterator[None]:
 
 
 def _translate(why: psycopg.Error, url: str) -> MesError:
-    text = " ".join(str(why).split()) or type(why).__name__
+    text = said(why)
     where = f"database {without_password(url)}: " if url else "database: "
+    if why.sqlstate is None and isinstance(why, psycopg.ProgrammingError):  # libpq quotes the part of the URL that it cannot read
+        return Refused(f"{where}the URL cannot be read: check MES_DATABASE_URL, and write what is special in a password as %XX")
     if why.sqlstate is not None:
         passes = why.sqlstate.startswith(_PASSES)
     else:
@@ -86,6 +89,7 @@ def _translate(why: psycopg.Error, url: str) -> MesError:
 
 @functools.cache
 def queries() -> dict[str, LiteralString]:
-    """The named statements of sql/queries.sql: `-- name: what_it_does` above each."""
-    parts = re.split(r"^-- name: (\w+)\s*$", (SQL / "queries.sql").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """The named statements of sql/queries.sql and sql/doctor.sql: `-- name: what_it_does` above each."""
+    text = "\n".join((SQL / name).read_text(encoding="utf-8") for name in ("queries.sql", "doctor.sql"))
+    parts = re.split(r"^-- name: (\w+)\s*$", text, flags=re.MULTILINE)
     return {name: cast(LiteralString, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)}
