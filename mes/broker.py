@@ -23,7 +23,7 @@ from mes.session import REFUSED_CODES, Address, Session, refused, said_plainly
 from mes.settings import without_password
 from mes.tasks import set_within
 
-__all__ = ["Message", "Publisher", "Session", "retained", "subscribed"]
+__all__ = ["Message", "Publisher", "Session", "answers", "introduced", "retained", "subscribed"]
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ class _Client(Client):
         at = Address.of(url)
         super().__init__(at.host, at.port, username=at.user, password=at.password, tls_context=at.tls(), **options)
 
-    async def retain(self, values: list[tuple[str, bytes]]) -> list[int | None]:
-        """Publish values, retained, and wait for the broker's reason code of each; None where the connection ended before."""
+    async def publish_all(self, values: list[tuple[str, bytes]], *, retain: bool = False) -> list[int | None]:
+        """Publish values and wait for the broker's reason code of each; None where the connection ended before."""
         answers: list[asyncio.Future[int]] = []
         for topic, payload in values:
             answer = asyncio.get_running_loop().create_future()
-            self.send(topic, payload, partial(_settle, answer), retain=True)
+            self.send(topic, payload, partial(_settle, answer), retain=retain)
             answers.append(answer)
         everything = asyncio.gather(*answers)
         await asyncio.wait((everything, self._disconnected), return_when=asyncio.FIRST_COMPLETED)
@@ -112,6 +112,11 @@ class Publisher:
             self._some.set()
             self._none.clear()
 
+    @property
+    def waiting(self) -> int:
+        """Values that the broker has not taken yet, those that it refuses too."""
+        return len(self._waiting) + len(self._held)
+
     async def drained(self, within: float) -> bool:
         """Wait for at most so many seconds until the broker has answered for all values; whether it has."""
         return await set_within(self._none, within)
@@ -131,7 +136,7 @@ class Publisher:
                 self._version = aiomqtt.ProtocolVersion.V311
                 continue
             except Unavailable as why:
-                log.warning("%s; values wait, trying again in %.0f s", why, pause)
+                log.warning("%s; values wait, trying again in %.0f s", why, pause, extra={"retry_s": pause})
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
 
@@ -139,7 +144,7 @@ class Publisher:
         while not mqtt.has_gone():
             while self._waiting and not mqtt.has_gone():
                 some = list(itertools.islice(self._waiting.items(), _AT_ONCE))
-                for (topic, payload), code in zip(some, await mqtt.retain(some), strict=True):
+                for (topic, payload), code in zip(some, await mqtt.publish_all(some, retain=True), strict=True):
                     if code is not None and code >= 128:
                         self._hold(topic, code)
                     if code is not None and self._waiting.get(topic) is payload:
@@ -157,7 +162,8 @@ class Publisher:
             self._said.add(topic)
             reason = "not authorised" if code == 135 else f"reason code {code}"
             where = without_password(self._url)
-            log.error("broker %s does not take %s (%s): grant this user to write it; it is tried again", where, topic, reason)
+            text = "broker %s does not take %s (%s): grant this user to write it; it is tried again"
+            log.error(text, where, topic, reason, extra={"topic": topic, "code": code})
 
     def _let_go(self) -> None:
         for topic in [topic for topic, until in self._held.items() if until <= time.monotonic()]:
@@ -201,3 +207,34 @@ async def retained(url: str, client_id: str, filters: Sequence[str]) -> dict[str
                 continue
             session.ack(messages)
             found.update((message.topic, message.payload) for message in messages)
+
+
+async def answers(url: str, client_id: str) -> None:
+    """Connect and leave: returns if the broker lets us in, else raises Refused or Unavailable."""
+    async with connected(url, _Client(url, identifier=client_id, protocol=aiomqtt.ProtocolVersion.V311)):
+        pass
+
+
+class Introduced(_Client):
+    """A connection that keeps what the broker said of itself: `greeting` are the properties of its CONNACK, if it speaks MQTT 5."""
+
+    greeting: Any = None
+    is_mqtt5 = True
+
+    def _on_connect(self, *what: Any) -> None:
+        self.greeting = what[4]
+        super()._on_connect(*what)
+
+
+@contextlib.asynccontextmanager
+async def introduced(url: str, client_id: str) -> AsyncIterator[Introduced]:
+    """A connection by the newest version of MQTT that the broker speaks, for who wants to know it; raises as `connected`."""
+    async with contextlib.AsyncExitStack() as stack:
+        mqtt = Introduced(url, identifier=client_id, protocol=aiomqtt.ProtocolVersion.V5)
+        try:
+            await stack.enter_async_context(connected(url, mqtt))
+        except _Older:
+            mqtt = Introduced(url, identifier=client_id, protocol=aiomqtt.ProtocolVersion.V311)
+            mqtt.is_mqtt5 = False
+            await stack.enter_async_context(connected(url, mqtt))
+        yield mqtt

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from mes import logs
+from mes.cli_doctor import doctor
 from mes.cli_ledger import ledger
 from mes.cli_pki import pki
 from mes.cli_quarantine import quarantine
@@ -27,11 +29,18 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except Unavailable as why:
-            click.echo(f"mes: {why}", err=True)
+            _last_words(why)
             ctx.exit(EXIT_UNAVAILABLE)
         except MesError as why:
-            click.echo(f"mes: {why}", err=True)
+            _last_words(why)
             ctx.exit(EXIT_CONFIG)
+
+
+def _last_words(why: MesError) -> None:
+    if logs.is_json():
+        logging.getLogger("mes").error("%s", why)
+    else:
+        click.echo(f"mes: {why}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "MES", "show_default": True, "help_option_names": ["-h", "--help"]})
@@ -51,13 +60,22 @@ class _Group(click.Group):
 @click.option(
     "--log-level", envvar="MES_LOG_LEVEL", show_envvar=True, default="info", type=click.Choice(["debug", "info", "warning", "error"])
 )
-def main(log_level: str, **servers: str | None) -> None:
+@click.option(
+    "--log-format",
+    envvar="MES_LOG_FORMAT",
+    show_envvar=True,
+    default="text",
+    type=click.Choice(["text", "json"]),
+    help="of what goes to stderr",
+)
+@click.pass_context
+def main(ctx: click.Context, /, log_level: str, log_format: logs.Form, **servers: str | None) -> None:
     """Counts battery cells against their targets: events from MQTT into PostgreSQL or TimescaleDB, figures out of it."""
     import os
 
     # one source of settings for commands and for the processes they start
     os.environ.update({f"MES_{name.upper()}": value for name, value in servers.items() if value})
-    logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logs.configure(log_level, log_format, ctx.invoked_subcommand or "")
 
 
 _wait = click.option(
@@ -102,29 +120,37 @@ def seed(seeds: Path | None, wait: float) -> None:
     click.echo(f"{len(loaded.sites)} sites, {len(loaded.lines)} lines: {'loaded' if changed else 'unchanged'}")
 
 
+def _metrics_options(command: Any) -> Any:
+    port = click.option(
+        "--metrics-port",
+        envvar="MES_METRICS_PORT",
+        show_envvar=True,
+        type=click.IntRange(1, 65535),
+        help="serve /metrics (Prometheus), /healthz and /readyz on this port  [default: do not]",
+    )
+    host = click.option("--metrics-host", envvar="MES_METRICS_HOST", show_envvar=True, default="127.0.0.1", help="address to serve them on")
+    return port(host(command))
+
+
 @main.command()
 @click.option("--line", "lines", multiple=True, envvar="MES_LINES", show_envvar=True, help="only this line (path); may be repeated")
-@click.option(
-    "--metrics-port",
-    envvar="MES_METRICS_PORT",
-    show_envvar=True,
-    type=click.IntRange(1, 65535),
-    help="serve Prometheus metrics at /metrics on this port  [default: do not]",
-)
-@click.option("--metrics-host", envvar="MES_METRICS_HOST", show_envvar=True, default="127.0.0.1", help="address to serve metrics on")
+@_metrics_options
 def ingest(lines: tuple[str, ...], metrics_port: int | None, metrics_host: str) -> None:
     """Store events of the lines whose lease can be had, until stopped."""
     from mes import metrics, settings
+    from mes.health import Health, serve
     from mes.ingest import ingest as run
     from mes.ingest import relax_collector
     from mes.tasks import stop_on_signals
 
     relax_collector()
+    health = Health()
     if metrics_port:
-        metrics.serve(metrics_host, metrics_port)
+        serve(metrics_host, metrics_port, metrics.INGEST, health)
 
     async def service() -> None:
-        await run(settings.database_url(), settings.broker_url(), stop_on_signals(), frozenset(lines))
+        async with health.beating():
+            await run(settings.database_url(), settings.broker_url(), stop_on_signals(), frozenset(lines), health)
 
     asyncio.run(service())
 
@@ -134,12 +160,30 @@ def ingest(lines: tuple[str, ...], metrics_port: int | None, metrics_host: str) 
 @click.option("--line", help="with --all: only this line (path)")
 @click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="with --all: first production day")
 @click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="with --all: last production day")
-def rollup(everything: bool, line: str | None, first: dt.datetime | None, last: dt.datetime | None) -> None:
+@click.option(
+    "--marks-within",
+    envvar="MES_MARKS_WITHIN",
+    show_envvar=True,
+    default=300.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="not ready (/readyz) while a mark has waited for more seconds than these",
+)
+@_metrics_options
+def rollup(
+    everything: bool,
+    line: str | None,
+    first: dt.datetime | None,
+    last: dt.datetime | None,
+    marks_within: float,
+    metrics_port: int | None,
+    metrics_host: str,
+) -> None:
     """Keep the sums true and publish the figures, until stopped."""
     import os
 
+    from mes import metrics, settings
     from mes import rollup as run
-    from mes import settings
+    from mes.health import Health, serve
     from mes.tasks import stop_on_signals
 
     if everything:
@@ -161,9 +205,14 @@ def rollup(everything: bool, line: str | None, first: dt.datetime | None, last: 
             click.echo(text)
         return
 
+    health = Health()
+    if metrics_port:
+        serve(metrics_host, metrics_port, metrics.ROLLUP, health)
+
     async def service() -> None:
         broker = settings.broker_url() if os.environ.get("MES_BROKER_URL") else None
-        await run.rollup(settings.database_url(), broker, stop_on_signals())
+        async with health.beating():
+            await run.rollup(settings.database_url(), broker, stop_on_signals(), health, marks_within)
 
     asyncio.run(service())
 
@@ -246,6 +295,7 @@ main.add_command(ledger)
 main.add_command(quarantine)
 main.add_command(pki)
 main.add_command(retention)
+main.add_command(doctor)
 
 
 @main.command()
@@ -273,11 +323,18 @@ def _home_options(command: Any) -> Any:
 
 @main.command()
 @_home_options
-def up(home: Path | None, seeds: Path | None, board_port: int) -> None:
+@click.option(
+    "--metrics-port",
+    envvar="MES_METRICS_PORT",
+    show_envvar=True,
+    type=click.IntRange(1, 65534),
+    help="ingest serves metrics and its health on this port, rollup on the next  [default: do not]",
+)
+def up(home: Path | None, seeds: Path | None, board_port: int, metrics_port: int | None) -> None:
     """Run the whole backend: on the database and broker that are given, or on embedded ones."""
     from mes.up import up as run
 
-    run(home=home, seeds=seeds, board_port=board_port)
+    run(home=home, seeds=seeds, board_port=board_port, metrics_port=metrics_port)
 
 
 @main.command()

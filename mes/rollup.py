@@ -17,10 +17,12 @@ from typing import Any
 from mes import publish
 from mes.broker import Publisher
 from mes.errors import MesError, Unavailable
+from mes.health import Health
 from mes.kpi.sums import warm_up
 from mes.store import retention
 from mes.store.sums import Rollup
 from mes.tasks import set_within, task_group
+from mes.watch import MARKS_S, Watch
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,16 @@ WORKERS = min(4, os.cpu_count() or 1)  # days that `--all` sums at once
 RETRY_S = (0.5, 15.0)
 
 
-async def rollup(database: str, broker: str | None, stopping: asyncio.Event) -> None:
-    """Keep the sums true and, with a broker, the retained topics too, until `stopping` is set."""
+async def rollup(
+    database: str, broker: str | None, stopping: asyncio.Event, health: Health | None = None, marks_s: float = MARKS_S
+) -> None:
+    """Keep the sums true and, with a broker, the retained topics too, until `stopping` is set.
+
+    marks_s    seconds; with marks that have waited for longer the service is not ready
+    """
+    health = health or Health()
     publisher = Publisher(broker, f"mes-rollup-{socket.gethostname()}-{os.getpid()}") if broker else None
+    watch = Watch(health, publisher, marks_s)
     publishing: asyncio.Task[None] | None = None
     with ThreadPoolExecutor(1, "rollup") as thread:
         call = partial(asyncio.get_running_loop().run_in_executor, thread)
@@ -51,19 +60,23 @@ async def rollup(database: str, broker: str | None, stopping: asyncio.Event) -> 
                     if publisher and publishing is None:  # not before the database has been seen to be one of ours
                         publishing = tasks.create_task(publisher.run(), name="publish")
                     try:
-                        await _work(sums, call, publisher, stopping)
+                        await _work(sums, call, publisher, stopping, watch)
                     finally:
                         await call(sums.close)
                     pause = RETRY_S[0]
                 except Unavailable as why:
-                    log.warning("%s; trying again in %.1f s", why, pause)
+                    health.ill("database", why)
+                    log.warning("%s; trying again in %.1f s", why, pause, extra={"retry_s": pause})
                     await set_within(stopping, pause)
                     pause = min(pause * 2, RETRY_S[1])
+            health.ill("service", "is told to stop")
             if publishing:
                 publishing.cancel()
 
 
-async def _work(sums: Rollup, call: Callable[..., Awaitable[Any]], publisher: Publisher | None, stopping: asyncio.Event) -> None:
+async def _work(
+    sums: Rollup, call: Callable[..., Awaitable[Any]], publisher: Publisher | None, stopping: asyncio.Event, watch: Watch
+) -> None:
     """Sum and publish until `stopping` is set; Unavailable when the database goes."""
     clock = asyncio.get_running_loop().time
     published: dict[str, bytes] = {}
@@ -74,7 +87,11 @@ async def _work(sums: Rollup, call: Callable[..., Awaitable[Any]], publisher: Pu
         if began - looked >= DAYS_S:
             looked = began
             await call(sums.open_and_close_days)
+        if watch.is_due():
+            watch.look(*await call(sums.waiting))
+        stepping = clock()
         done = await call(sums.step)
+        watch.stepped(clock() - stepping, done)
         if publisher:
             for row in await call(sums.latest_days):
                 topic, payload = publish.throughput_day(row)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import logging
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from mes import settings
+from mes import logs, settings
 from mes.embedded import process
 from mes.embedded.broker import EmbeddedBroker
 from mes.embedded.postgres import EmbeddedPostgres
@@ -32,6 +33,8 @@ from mes.errors import ConfigError
 from mes.plant import Plant
 from mes.seeds import load_plant
 from mes.tls import CA, CERT, KEY, Credentials
+
+log = logging.getLogger(__name__)
 
 BOARD_PORT: Final = 8787
 _TICK_S: Final = 0.2
@@ -42,8 +45,11 @@ _STOP_SERVERS_S: Final = 0.7  # together with the services below the two seconds
 
 
 def announce(text: str) -> None:
-    """Say something to the person at the terminal, at once."""
-    click.echo(text)
+    """Say something to the person at the terminal, at once; where logs are JSON, nobody sits there."""
+    if logs.is_json():
+        log.info("%s", text)
+    else:
+        click.echo(text)
 
 
 @dataclass
@@ -69,6 +75,7 @@ class Stack:
     seeds                       folder that describes the plants
     database_url, broker_url    servers to use; None starts an embedded one under `home`
     board_port                  where the board listens on 127.0.0.1; None for no board
+    metrics_port                where ingest serves its metrics, and rollup on the next one; None for none
     fresh_ports                 embedded parts take any free ports, never the ones that people know by heart
     """
 
@@ -80,6 +87,7 @@ class Stack:
         database_url: str | None = None,
         broker_url: str | None = None,
         board_port: int | None = BOARD_PORT,
+        metrics_port: int | None = None,
         fresh_ports: bool = False,
         say: process.Say = announce,
     ) -> None:
@@ -89,6 +97,7 @@ class Stack:
         self.database_url = database_url or ""
         self.broker_url = broker_url or ""
         self.board_port = board_port
+        self.metrics_port = metrics_port
         self.say = say
         self.services: list[Service] = []
         self._fresh_ports = fresh_ports
@@ -115,8 +124,9 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """What children need to know, over our own environment; certificates are for a broker that was given, ours has none."""
+        without = {"MES_METRICS_PORT", *((CA, CERT, KEY) if self._broker else ())}  # two children cannot have one port
         return {
-            **{name: value for name, value in os.environ.items() if not (self._broker and name in (CA, CERT, KEY))},
+            **{name: value for name, value in os.environ.items() if name not in without},
             "MES_DATABASE_URL": self.database_url,
             "MES_BROKER_URL": self.broker_url,
             "MES_HOME": str(self.home),
@@ -147,7 +157,7 @@ class Stack:
             if code is None:
                 continue
             service.child = None
-            last = (process.tail(service.log) or ["it said nothing"])[-1]
+            last = logs.last_words((process.tail(service.log) or ["it said nothing"])[-1])
             if code == 2:
                 raise ConfigError(f"{service.name}: {last.removeprefix('mes: ').removeprefix('linesim: ')} (log: {service.log})")
             if service.once and code == 0:
@@ -216,8 +226,8 @@ class Stack:
         given = self._postgres is None
         migrate(self.database_url, settings.timescaledb(), self.say if given else lambda _: None)
         seed(self.database_url, self.plant)
-        self.add("ingest", "mes", "ingest", backend=True)
-        self.add("rollup", "mes", "rollup", backend=True)
+        for n, name in enumerate(("ingest", "rollup")):
+            self.add(name, "mes", name, *(["--metrics-port", str(self.metrics_port + n)] if self.metrics_port else []), backend=True)
         if self.board_port is not None:
             self.add("board", "mes", "board", "--port", str(self.board_port), backend=True)
 
@@ -249,10 +259,15 @@ def up(
     database_url: str | None = None,
     broker_url: str | None = None,
     board_port: int = BOARD_PORT,
+    metrics_port: int | None = None,
 ) -> None:
     """Run the backend until SIGINT or SIGTERM. What is not given comes from MES_..., and servers that are not given
     at all are started; raises ConfigError, Refused or Unavailable with nothing left running."""
-    with contextlib.suppress(KeyboardInterrupt), stopping_by_signal(), stack_of(home, seeds, database_url, broker_url, board_port) as stack:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        stopping_by_signal(),
+        stack_of(home, seeds, database_url, broker_url, board_port, metrics_port) as stack,
+    ):
         where_to_look(stack)
         while True:
             stack.tend()
@@ -260,7 +275,14 @@ def up(
     announce("stopped")
 
 
-def stack_of(home: Path | None, seeds: Path | None, database_url: str | None, broker_url: str | None, board_port: int | None) -> Stack:
+def stack_of(
+    home: Path | None,
+    seeds: Path | None,
+    database_url: str | None,
+    broker_url: str | None,
+    board_port: int | None,
+    metrics_port: int | None = None,
+) -> Stack:
     """A Stack from what is given, else from the environment, else from the defaults."""
     database_url, broker_url = given_urls(database_url, broker_url)
     return Stack(
@@ -269,6 +291,7 @@ def stack_of(home: Path | None, seeds: Path | None, database_url: str | None, br
         database_url=database_url,
         broker_url=broker_url,
         board_port=board_port,
+        metrics_port=metrics_port,
     )
 
 
@@ -288,7 +311,7 @@ def where_to_look(stack: Stack) -> None:
     broker = urlsplit(stack.broker_url)
     if stack.board_port is not None:
         announce(f"board      http://127.0.0.1:{stack.board_port}")
-    given = "" if stack.embeds_database else "  (with the password that it was given)"
+    given = "" if stack.embeds_database and not logs.is_json() else "  (with the password that it was given)"
     announce(f'database   psql "{settings.without_password(stack.database_url) if given else stack.database_url}"{given}')
     port, files = broker.port or 1883, ""
     if broker.scheme == "mqtts":

@@ -68,6 +68,8 @@ class Gateway:
         parts = urlsplit(broker)
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._client.max_inflight_messages_set(500)
+        if parts.username:
+            self._client.username_pw_set(parts.username, parts.password)
         self._client.connect(parts.hostname or "127.0.0.1", parts.port or 1883)
         self._client.loop_start()
 

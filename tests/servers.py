@@ -97,9 +97,9 @@ def debian_programs() -> Path:
     return found[-1].parent
 
 
-def debian_postgres() -> contextlib.AbstractContextManager[str]:
+def debian_postgres(settings: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager[str]:
     """Debian's PostgreSQL on a fresh cluster; yields the URL of a superuser."""
-    return postgres_server(debian_programs(), {})
+    return postgres_server(debian_programs(), settings or {})
 
 
 def as_server() -> dict[str, Any]:

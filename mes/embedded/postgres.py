@@ -42,6 +42,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "max_wal_size": "2GB",
     "checkpoint_timeout": "10min",
     "log_checkpoints": "off",
+    "log_error_verbosity": "terse",  # what is left out quotes rows
 }
 
 _ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}

@@ -301,6 +301,10 @@ SELECT EXISTS (SELECT FROM kpi.station_sum WHERE line_id = %(line)s AND grain = 
 -- How many buckets wait for a rollup.
 SELECT count(DISTINCT (line_id, bucket)) FROM mes.dirty_bucket
 
+-- name: marks_waiting
+-- Buckets that wait, and the numbers of the oldest and the newest mark, 0 where there is none.
+SELECT count(DISTINCT (line_id, bucket)), coalesce(min(mark_id), 0), coalesce(max(mark_id), 0) FROM mes.dirty_bucket
+
 -- name: oldest_mark
 -- The oldest bucket of a line that waits, between two instants.
 SELECT bucket FROM mes.dirty_bucket WHERE line_id = %s AND bucket >= %s AND bucket < %s ORDER BY bucket LIMIT 1

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from mes import settings
 from mes.errors import MesError, Refused, Unavailable
+from mes.logs import said
 from mes.settings import without_password
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
@@ -130,11 +131,12 @@ def _place(at: str | Connection) -> tuple[str, str]:
 
 
 def _translate(why: psycopg.Error, place: str, role: str) -> MesError:
-    # The server's detail and context may hold values of a row, and the statement: they are in the chained cause.
-    text = " ".join((why.diag.message_primary or str(why)).split()) or type(why).__name__
+    text = said(why)
     where = f"database {place}: " if place else "database: "
     if _NO_COMMUNITY.search(text):
         return Refused(f"{where}Apache packages of TimescaleDB with timescaledb.license = 'timescale': set it to 'apache' ({text})")
+    if why.sqlstate is None and isinstance(why, psycopg.ProgrammingError):  # libpq quotes the part of the URL that it cannot read
+        return Refused(f"{where}the URL cannot be read: check MES_DATABASE_URL, and write what is special in a password as %XX")
     if why.sqlstate is not None:
         passes = why.sqlstate.startswith(_PASSES)
         hint = _URL if why.sqlstate.startswith(("28", "3D")) else next((h for kind, h in _HINTS.items() if isinstance(why, kind)), "")
@@ -155,6 +157,7 @@ def _found(hints: dict[str, str], text: str) -> str:
 
 @functools.cache
 def queries() -> dict[str, LiteralString]:
-    """The named statements of sql/queries.sql: `-- name: what_it_does` above each."""
-    parts = re.split(r"^-- name: (\w+)\s*$", (SQL / "queries.sql").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """The named statements of sql/queries.sql and sql/doctor.sql: `-- name: what_it_does` above each."""
+    text = "\n".join((SQL / name).read_text(encoding="utf-8") for name in ("queries.sql", "doctor.sql"))
+    parts = re.split(r"^-- name: (\w+)\s*$", text, flags=re.MULTILINE)
     return {name: cast(LiteralString, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)}

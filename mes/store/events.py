@@ -27,7 +27,7 @@ from mes.store.migrate import check
 
 log = logging.getLogger(__name__)
 
-_LEASE = 0x6D65736C  # "mesl": first key of the advisory locks that are leases of lines
+LEASE = 0x6D65736C  # "mesl": first key of the advisory locks that are leases of lines
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _COPY = f"COPY mes.cell_event ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
@@ -83,7 +83,7 @@ class Writer:
         """Try to take the line's lease; it is held until the connection ends. Unavailable on a standby, which has leases of its own."""
         check_writable(self._connection)
         with translated(self._url):
-            row = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LEASE, self.line.line_id]).fetchone()
+            row = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [LEASE, self.line.line_id]).fetchone()
         return bool(row and row[0])
 
     def announce(self, filters: Sequence[str]) -> None:
@@ -161,7 +161,7 @@ class Writer:
                 except _BeforeHorizon as why:
                     batch.set_aside(why.horizon)
                 except pg.DeadlockDetected:
-                    log.info("line %s: met another writer of the same events, trying again", self.line.path)
+                    log.info("line %s: met another writer of the same events, trying again", self.line.path, extra={"line": self.line.path})
 
     def _transact(self, batch: Batch, inside: Callable[[Cursor], None] | None) -> None:
         with self._connection.transaction(), self._connection.cursor() as cursor:

@@ -92,6 +92,17 @@ def _done(connection: Connection) -> dict[int, str]:
     return done
 
 
+def standing(connection: Connection) -> tuple[int, int, list[str]]:
+    """Of the database's schema: its number, this program's, and what was applied and has changed since."""
+    with translated():
+        there = connection.execute("SELECT to_regclass('mes.schema_migration') IS NOT NULL").fetchone()
+        rows = connection.execute("SELECT number, digest FROM mes.schema_migration").fetchall() if there and there[0] else []
+    done = {int(number): str(digest) for number, digest in rows}
+    ours = {number: (name, hashlib.sha256(text.encode()).hexdigest()) for number, name, text in migrations()}
+    changed = [f"{n:04d}_{ours[n][0]}" for n in sorted(done.keys() & ours.keys()) if done[n] != ours[n][1]]
+    return max(done, default=0), max(ours), changed
+
+
 def check(connection: Connection) -> None:
     """Refuse to work on a schema that is older or newer than this program, or with a server that is too old."""
     with translated(connection):

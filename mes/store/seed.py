@@ -25,7 +25,7 @@ def seed(url: str, plant: Plant) -> bool:
     What is no longer there becomes inactive: facts still refer to it. Days whose calendar changes are marked, to be
     summed anew.
     """
-    digest = hashlib.sha256(msgspec.json.encode(plant)).hexdigest()
+    digest = digest_of(plant)
     with translated(url), connect(url, autocommit=False, application="mes seed") as connection:
         check(connection)
         check_writable(connection)
@@ -66,6 +66,11 @@ def seed(url: str, plant: Plant) -> bool:
                 "INSERT INTO mes.site_capacity VALUES (%s, %s, %s, %s, %s)", [sites[c.site], c.phase, c.from_, c.gwh_per_year, c.source]
             )
     return True
+
+
+def digest_of(plant: Plant) -> str:
+    """What tells whether a plant is the one that was loaded last."""
+    return hashlib.sha256(msgspec.json.encode(plant)).hexdigest()
 
 
 def _line(connection: Connection, line: Line, site_id: int, product_id: int) -> int:

@@ -112,6 +112,13 @@ class Rollup:
             row = self._connection.execute(queries()["marked_buckets"]).fetchone()
         return int(row[0]) if row else 0
 
+    def waiting(self) -> tuple[int, int, int]:
+        """How many buckets wait, and the numbers of the oldest and the newest of their marks; they rise with time."""
+        with translated(self._url):
+            row = self._connection.execute(queries()["marks_waiting"]).fetchone()
+        assert row is not None
+        return row[0], row[1], row[2]
+
     def step(self) -> int:
         """Recompute marked production days of each line, the newest and one other that nobody else is at; returns how many buckets."""
         done = 0

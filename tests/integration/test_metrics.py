@@ -47,6 +47,10 @@ def test_metrics_count_what_is_committed(database: str, embedded_broker: str) ->
         gateway.backlog(WND, [event(i) for i in range(1, 301)])
         gateway.cells(GRD, [event(i) for i in range(1, 21)])
         gateway.cells(WND, [event(i) for i in range(1, 8)])
+        wait_for(lambda: figure(scrape(port), "mes_events_stored_total") == 320, what="stored")
+        newest_ms = int(time.time() * 1000) - 7000
+        gateway.cells(GRD, [event(21, timestamp_ms=newest_ms)])
+        wait_for(lambda: figure(scrape(port), "mes_events_stored_total") == 321, what="stored")
         gateway.send(
             [(WND, b"{"), (WND, b"["), (WND, encode(event(301, result="scrap", defect="X99"))), (WND.replace("/wnd/01/", "/wnd/99/"), b"")]
         )
@@ -54,13 +58,21 @@ def test_metrics_count_what_is_committed(database: str, embedded_broker: str) ->
         wait_for(lambda: figure(scrape(port), "mes_events_duplicate_total") == 7, what="duplicates")
         wait_for(lambda: figure(scrape(port), "mes_quarantined_total", reason="unknown_machine") == 1, what="all counted")
         samples = scrape(port)
-        assert figure(samples, "mes_events_stored_total") == 320
+        assert figure(samples, "mes_events_stored_total") == 321
         assert figure(samples, "mes_quarantined_total", reason="not_json") == 2
         assert figure(samples, "mes_quarantined_total", reason="unknown_defect") == 1
         assert figure(samples, "mes_waiting_bytes") == 0
+        assert figure(samples, "mes_lease_held") == 1
+        assert figure(samples, "mes_last_event_timestamp_seconds") == newest_ms / 1000
+        lag = figure(samples, "mes_event_lag_seconds")
+        assert lag is not None
+        assert abs(lag - (time.time() - newest_ms / 1000)) < 60
+        assert figure(samples, "mes_batches_failed_total") == 0
+        wait_for(lambda: figure(scrape(port), "mes_publish_waiting_values") == 0, what="marks taken by the broker")
         batches = figure(samples, "mes_commit_seconds_count")
         assert batches is not None
         assert batches >= 1
+        assert batches == figure(samples, "mes_batches_committed_total")
         acks = figure(samples, "mes_ack_seconds_count")
         assert acks is not None
         assert 1 <= acks <= batches

@@ -29,6 +29,7 @@ TESTED = {
     "subscribe",
     "servers",
     "certificates",
+    "doctor",
     "publish",
     "unscrap",
     "gaps",
@@ -166,6 +167,16 @@ def test_certificates(counting: Plant, tmp_path: Path) -> None:
     output = counting.run("certificates", tmp_path / "home", MES_SEEDS=str(small_lines(tmp_path / "seeds", 100.0)))
     assert re.search(r"machines/nanjing/cells/32140-1/wnd/03 +nanjing/cells/32140-1/wnd/03 ", output)
     assert (tmp_path / "home/pki/acl").is_file()
+
+
+def test_doctor(counting: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of the tests does without fsync, which is found."""
+    block = BLOCKS["doctor"].replace("mes doctor", "! mes doctor")  # that is exit code 2, and the shell goes on
+    monkeypatch.setitem(BLOCKS, "doctor", block)
+    output = counting.run("doctor", tmp_path / "home", 120, MES_DATABASE_URL=counting.database, MES_BROKER_URL=counting.broker)
+    assert re.search(r"database\.durability +fsync = off: a crash of the machine can destroy the database", output)
+    assert '"name": "broker.queue_cap"' in output
+    assert '"exit_code": 2' in output
 
 
 def test_publish(counting: Plant, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mes.store import migrate
 from mes.store.connection import SQL, queries
 
 ROOT = Path(__file__).resolve().parents[2]
-QUERIES = (SQL / "queries.sql").read_text(encoding="utf-8")
+QUERIES = "\n".join((SQL / name).read_text(encoding="utf-8") for name in ("queries.sql", "doctor.sql"))
 VIEWS = migrate.views()
 
 # --- named queries -----------------------------------------------------------------------------------------------------
