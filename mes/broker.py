@@ -109,6 +109,12 @@ class Publisher:
             self._some.set()
             self._none.clear()
 
+    def forget(self) -> None:
+        """Publish nothing of what was set, now or on a new connection: what the broker has retained stays."""
+        for some in (self._values, self._waiting, self._held):
+            some.clear()
+        self._none.set()
+
     async def drained(self, within: float) -> bool:
         """Wait for at most so many seconds until the broker has answered for all values; whether it has."""
         return await set_within(self._none, within)

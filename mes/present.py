@@ -32,6 +32,18 @@ def count(n: int | None) -> str:
     return "–" if n is None else f"{n:,}"
 
 
+def duration(seconds: float) -> str:
+    """A stretch of time in the two units that matter, rounded down: 45 s, 7 min, 2 h 05 min, 3 d 04 h."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"
+
+
 def escaped(text: str | bytes, most: int = 4000) -> str:
     """Text that came from outside as a terminal may show it: what does not print is escaped, what is too long is cut."""
     whole = len(text)

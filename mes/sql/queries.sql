@@ -485,14 +485,67 @@ SELECT DISTINCT %(line)s::smallint, date_bin('5 minutes', at, 'epoch'::timestamp
 -- The visits of one cell.
 SELECT * FROM report.unit_history(%s)
 
--- name: latest_days
--- The newest production day of each line as the views show it.
-SELECT DISTINCT ON (t.line) s.code, l.area, l.code, t.production_day, t.good, t.target, t.attainment, t.scrap, y.output_yield, y.rolled_throughput_yield,
-    (extract(epoch FROM t.last_event_at) * 1000)::bigint
-FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
-JOIN mes.line l ON l.path = t.line JOIN mes.site s USING (site_id)
-WHERE t.starts_at <= now()
-ORDER BY t.line, t.production_day DESC
+-- name: figures
+-- What each active line is told of: the newest production day that has begun, the one that runs, the bottleneck, for how much scheduled
+-- time it has been silent; a row for each of its alerts, as of one moment.
+SELECT l.line_id, l.path AS line, s.code AS site, l.area, l.code, s.zone, now() AS now,
+    t.production_day, t.good, t.target, t.attainment, t.scrap, t.missing, t.quarantined, t.completeness, t.last_event_at,
+    y.output_yield, y.rolled_throughput_yield, y.first_pass_yield, y.scrap AS yield_scrap,
+    n.production_day AS today, n.good AS good_so_far, n.target AS target_of_today, n.target_so_far, n.pace_per_h, n.projected,
+    n.remaining_per_h, n.wip, n.last_event_at AS heard_at,
+    b.station, b.station_name, b.state AS station_state, b.utilisation, q.silent_s,
+    r.name AS alert, r.raise_at, r.clear_at, r.hold_s, r.least, a.state, a.since, a.pending_since, a.reason, a.said_at
+FROM mes.line l
+JOIN mes.site s USING (site_id)
+JOIN report.line_now n ON n.line = l.path
+LEFT JOIN LATERAL (
+    SELECT * FROM report.daily_throughput d WHERE d.line = l.path AND d.starts_at <= now() ORDER BY d.production_day DESC LIMIT 1
+) AS t ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM report.daily_yield d WHERE d.line = l.path AND d.production_day = t.production_day
+) AS y ON true
+LEFT JOIN report.station_now b ON b.line = l.path AND b.is_bottleneck
+CROSS JOIN LATERAL (
+    -- A line that is behind is not silent: its figures change.
+    SELECT least(now(), greatest(n.last_event_at, (
+        SELECT max(changed_at) FROM (
+            SELECT changed_at FROM mes.day_report x WHERE x.line_id = l.line_id AND x.events > 0 ORDER BY x.production_day DESC LIMIT 7
+        ) AS week
+    ))) AS at
+) AS heard
+LEFT JOIN LATERAL (
+    -- NULL while no time is scheduled: nothing is expected.
+    SELECT CASE WHEN bool_or(d.scheduled @> now()) THEN kpi.seconds(range_agg(d.scheduled) * tstzmultirange(tstzrange(heard.at, now()))) END AS silent_s
+    FROM kpi.line_day d
+    WHERE d.line_id = l.line_id AND d.production_day > now()::date - 40 AND d.starts_at <= now() AND d.ends_at > heard.at
+) AS q ON true
+LEFT JOIN mes.alert_rule r ON r.line_id = l.line_id
+LEFT JOIN mes.alert a ON a.line_id = l.line_id AND a.name = r.name
+WHERE l.active
+ORDER BY l.path, r.name
+
+-- name: change_alert
+-- The next state of an alert, unless another rollup has changed it since it was read; what was raised or cleared goes into the history.
+WITH changed AS (
+    INSERT INTO mes.alert AS a (line_id, name, state, since, pending_since, reason, said_at)
+    VALUES (%(line_id)s, %(alert)s, %(state)s, %(since)s, %(pending_since)s, %(reason)s, %(said_at)s)
+    ON CONFLICT (line_id, name) DO UPDATE SET state = EXCLUDED.state, since = EXCLUDED.since, pending_since = EXCLUDED.pending_since,
+        reason = EXCLUDED.reason, said_at = EXCLUDED.said_at
+    WHERE (a.state, a.since, a.pending_since, a.said_at) IS NOT DISTINCT FROM
+        (%(was_state)s::text, %(was_since)s::timestamptz, %(was_pending_since)s::timestamptz, %(was_said_at)s::timestamptz)
+    RETURNING line_id, name, state, since, reason
+), raised AS (
+    INSERT INTO mes.alert_history (line_id, name, raised_at, reason)
+    SELECT line_id, name, since, reason FROM changed WHERE state = 'raised' AND %(was_state)s::text IS DISTINCT FROM 'raised'
+), cleared AS (
+    UPDATE mes.alert_history h SET cleared_at = c.since, clear_reason = c.reason FROM changed c
+    WHERE h.line_id = c.line_id AND h.name = c.name AND h.cleared_at IS NULL AND c.state = 'cleared'
+)
+SELECT count(*) FROM changed
+
+-- name: lead
+-- Whether this connection publishes: one at a time, until it ends.
+SELECT pg_try_advisory_lock(%s::integer, 0)
 
 -- name: line_paths
 -- Names of the lines.
