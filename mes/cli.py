@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from mes.cli_asyncapi import asyncapi
 from mes.cli_ledger import ledger
 from mes.cli_pki import pki
 from mes.cli_quarantine import quarantine
@@ -214,6 +215,7 @@ def unscrap(serial: str, station: str | None, why: str) -> None:
     click.echo(f"scrap by {done.machine} at {done.scrapped_at:%Y-%m-%d %H:%M:%S}Z taken back, booked {where}")
 
 
+main.add_command(asyncapi)
 main.add_command(ledger)
 main.add_command(quarantine)
 main.add_command(pki)
