@@ -113,12 +113,10 @@ def _words(row: Row) -> str:
         case "yield_low":
             return f"output yield {percent(value)}: {count(row['good'])} good, {count(row['yield_scrap'])} scrapped"
         case "line_silent" if value is None:
-            return "nothing is scheduled now" if row["heard_at"] else "no event was ever seen"
+            return "nothing is scheduled now" if row["heard_at"] else "no cell was ever seen"
         case "line_silent":
             heard = f"{row['heard_at'].astimezone(ZoneInfo(row['zone'])):%Y-%m-%d %H:%M:%S} plant time"
-            return (
-                f"events come, the last at {heard}" if value < row["clear_at"] else f"no event for {duration(value)}, the last at {heard}"
-            )
+            return f"cells come, the last at {heard}" if value < row["clear_at"] else f"no cell for {duration(value)}, the last at {heard}"
         case _ if value is None:
-            return "no event of today yet"
+            return "nothing of today yet"
     return f"{percent(value)} of the day's events are here: {count(row['missing'])} missing, {count(row['quarantined'])} in quarantine"

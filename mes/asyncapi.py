@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from mes import contract, figures
+from mes import contract, figures, states
 
 VERSION: Final = "1.0.0"  # of the contract: its schemas end in _v1
 
@@ -38,6 +38,7 @@ class Channel:
 
 CHANNELS: Final = (
     Channel("cell", f"{_MACHINE}/_cell_v1/completed", "receive", contract.CellEvent, backlog=True),
+    Channel("state", f"{_MACHINE}/_state_v1/changed", "receive", states.StateEvent, backlog=True),
     Channel("ledger", f"{_MACHINE}/_ledger_v1/committed", "send", contract.Committed),
     Channel("holder", f"{_LINE}/_ledger_v1/holder", "send", contract.Holder),
     *(Channel(figure.name, f"{_LINE}/_kpi_v1/{figure.name}", "send", figure) for figure in figures.FIGURES),

@@ -149,6 +149,6 @@ FIGURES: tuple[type[Figure], ...] = (ThroughputDay, YieldDay, Pace, Wip, Complet
 ALERTS: dict[AlertName, str] = {
     "behind_target": "The line lacks a part of the day's target of what was due by now.",
     "yield_low": "The output yield of the day is low.",
-    "line_silent": "No event has come from the line for a while of scheduled time.",
+    "line_silent": "No cell has come from the line for a while of scheduled time.",
     "data_incomplete": "Not all that the machines sent of the day has come.",
 }

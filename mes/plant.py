@@ -232,7 +232,7 @@ class AlertRule(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     behind_target    part of the day's target that is lacking of what was due by now
     yield_low        output yield of the day, once it has `least` cells
-    line_silent      seconds of scheduled time without an event
+    line_silent      seconds of scheduled time without a cell
     data_incomplete  completeness of the day
 
     A rule holds for its `line`, else for the lines of its `site`, without both for every line.

@@ -380,4 +380,4 @@ def test_silence_is_raised_and_ends_with_the_next_event(mixed: tuple[str, str], 
         while states(database)["line_silent"] == "raised":
             report(database, 1, first=1 + value(database, "SELECT max(seq) FROM mes.cell_event"), age=dt.timedelta())
         wait_for(lambda: heard.states("line_silent")[:3] == ["cleared", "raised", "cleared"], what="said")
-    assert "no event for " in value(database, "SELECT reason FROM report.alert ORDER BY raised_at LIMIT 1")
+    assert "no cell for " in value(database, "SELECT reason FROM report.alert ORDER BY raised_at LIMIT 1")

@@ -143,13 +143,13 @@ def test_the_words_of_a_raised_alert_follow_the_figures_once_a_minute() -> None:
         ("behind_target", None, {}, "no target is in force now"),
         ("yield_low", 0.93999, {}, "output yield 93.99 %: 10,000 good, 300 scrapped"),
         ("yield_low", None, {}, "fewer than 500 cells today: no yield yet"),
-        ("line_silent", 4000.0, {}, "no event for 1 h 06 min, the last at 2026-11-25 12:00:00 plant time"),
-        ("line_silent", 3.0, {}, "events come, the last at 2026-11-25 12:00:00 plant time"),
+        ("line_silent", 4000.0, {}, "no cell for 1 h 06 min, the last at 2026-11-25 12:00:00 plant time"),
+        ("line_silent", 3.0, {}, "cells come, the last at 2026-11-25 12:00:00 plant time"),
         ("line_silent", None, {}, "nothing is scheduled now"),
-        ("line_silent", None, {"heard_at": None}, "no event was ever seen"),
+        ("line_silent", None, {"heard_at": None}, "no cell was ever seen"),
         ("data_incomplete", 0.99999, {}, "99.99 % of the day's events are here: 12 missing, 3 in quarantine"),
-        ("data_incomplete", None, {}, "no event of today yet"),
-        ("data_incomplete", 1.0, {"today": None}, "no event of today yet"),
+        ("data_incomplete", None, {}, "nothing of today yet"),
+        ("data_incomplete", 1.0, {"today": None}, "nothing of today yet"),
     ],
 )  # fmt: skip
 def test_the_reason_holds_the_figures(alert: str, value: float | None, other: dict[str, Any], reason: str) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from mes import asyncapi, contract, figures
+from mes import asyncapi, contract, figures, states
 from mes.cli import main
 from mes.contract import Topic
 from mes.publish import figures_of
@@ -97,6 +97,17 @@ def test_an_invalid_message_is_invalid(path: Path) -> None:
     """Those that are JSON and whose types are wrong: what else is refused (repeated keys, size, unknown names) is beyond a schema."""
     found = list(message("cell").iter_errors(json.loads(path.read_bytes())))
     assert bool(found) == (path.stem not in BEYOND_A_SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("change", "valid"),
+    [({}, True), ({"reason": "film roll empty"}, True), ({"state": "Execute"}, False), ({"state": 6}, False), ({"reason": ""}, False),
+     ({"seq": 0}, False), ({"timestamp_ms": 1789000000}, False), ({"unit": "x"}, False)],
+)  # fmt: skip
+def test_states_are_judged_as_their_decoder_does(change: dict[str, Any], valid: bool) -> None:
+    payload = {"boot": 17, "seq": 18842, "timestamp_ms": 1789000000123, "state": "held", **change}
+    assert bool(states.decode(json.dumps(payload).encode())[0]) == valid
+    assert message("state").is_valid(payload) == message("state").is_valid([payload]) == valid
 
 
 def test_figures_and_alerts_as_they_are_published_are_valid() -> None:
