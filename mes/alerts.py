@@ -101,22 +101,28 @@ _MEASURES: Final[Mapping[str, Callable[[Row], float | None]]] = {
 def _words(row: Row) -> str:
     """The figures of an alert."""
     value = measure(row)
+    if value is None:
+        return _unknown(row)
     match row["alert"]:
-        case "behind_target" if value is None:
-            return "no target is in force now"
         case "behind_target":
             due, good = round(row["target_so_far"]), row["good_so_far"]
             behind = f"{count(due - good)} behind, {percent(value)} of the day's target" if due > good else "not behind"
             return f"{count(good)} good of {count(due)} due by now: {behind}"
-        case "yield_low" if value is None:
-            return f"fewer than {count(max(row['least'], 1))} cells today: no yield yet"
         case "yield_low":
             return f"output yield {percent(value)}: {count(row['good'])} good, {count(row['yield_scrap'])} scrapped"
-        case "line_silent" if value is None:
-            return "nothing is scheduled now" if row["heard_at"] else "no cell was ever seen"
         case "line_silent":
             heard = f"{row['heard_at'].astimezone(ZoneInfo(row['zone'])):%Y-%m-%d %H:%M:%S} plant time"
             return f"cells come, the last at {heard}" if value < row["clear_at"] else f"no cell for {duration(value)}, the last at {heard}"
-        case _ if value is None:
-            return "nothing of today yet"
     return f"{percent(value)} of the day's events are here: {count(row['missing'])} missing, {count(row['quarantined'])} in quarantine"
+
+
+def _unknown(row: Row) -> str:
+    """Why nothing can be said."""
+    match row["alert"]:
+        case "behind_target":
+            return "no target is in force now"
+        case "yield_low":
+            return f"fewer than {count(max(row['least'], 1))} cells today: no yield yet"
+        case "line_silent":
+            return "nothing is scheduled now" if row["heard_at"] else "no cell was ever seen"
+    return "nothing of today yet"

@@ -551,13 +551,82 @@ SELECT pg_try_advisory_lock(%s::integer, 0)
 -- Names of the lines.
 SELECT path FROM mes.line WHERE active ORDER BY path
 
+-- name: reported_days
+-- The production days of each line that have begun: how far they reach, and the newest that is over.
+SELECT l.line, l.name || ', ' || l.site_name AS name, l.zone, l.is_active, min(d.production_day) AS first, max(d.production_day) AS last,
+    max(d.production_day) FILTER (WHERE d.is_over) AS over
+FROM report.line l LEFT JOIN report.daily_throughput d ON d.line = l.line AND d.starts_at <= now()
+GROUP BY l.line, l.name, l.site_name, l.zone, l.is_active ORDER BY l.line
+
+-- Reports: of each line a stretch of its production days.
+
 -- name: daily_report
--- Throughput and yield of lines and days, side by side.
+-- Throughput and yield of lines and days, side by side, newest first.
 SELECT t.line, t.production_day, t.product, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.energy_mwh, t.run_rate_gwh,
-    t.run_rate_days_per_year, t.is_over, t.is_closed, t.completeness, y.output_yield, y.rolled_throughput_yield, y.first_pass_yield
-FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
-WHERE (%(line)s::text IS NULL OR t.line = %(line)s) AND (%(day)s::date IS NULL OR t.production_day = %(day)s)
+    t.run_rate_days_per_year, t.is_over, t.is_closed, t.version, t.missing, t.quarantined, t.late, t.clock_ahead, t.completeness,
+    y.output_yield, y.rolled_throughput_yield, y.first_pass_yield
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.daily_throughput t ON t.line = w.line AND t.production_day BETWEEN w.first AND w.last
+JOIN report.daily_yield y ON y.line = t.line AND y.production_day = t.production_day
 ORDER BY t.production_day DESC, t.line LIMIT %(most)s
+
+-- name: shift_report
+-- Shifts of lines and days, newest day first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.shift_throughput v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+ORDER BY v.production_day DESC, v.line, v.shift_of_day LIMIT %(most)s
+
+-- name: yield_report
+-- Stations of lines and days in route order, newest day first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.station_yield v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+WHERE %(station)s::text IS NULL OR v.station = %(station)s
+ORDER BY v.production_day DESC, v.line, v.station_seq LIMIT %(most)s
+
+-- name: pareto_report
+-- Defects of lines and days, the most frequent first, newest day first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.defect_pareto v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+WHERE %(station)s::text IS NULL OR v.station = %(station)s
+ORDER BY v.production_day DESC, v.line, v.rank LIMIT %(most)s
+
+-- name: completeness_report
+-- Machines of lines and days; without `every` only those of which something is missing, late, in quarantine or came twice.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.completeness v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+WHERE (%(station)s::text IS NULL OR v.station = %(station)s)
+    AND (%(every)s OR v.missing + v.quarantined + v.late + v.duplicates + v.clock_ahead > 0)
+ORDER BY v.production_day DESC, v.line, v.missing + v.quarantined DESC, v.station, v.machine LIMIT %(most)s
+
+-- name: hourly_report
+-- Hours of lines and days in order.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.hourly_throughput v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+ORDER BY v.production_day DESC, v.line, v.hour_of_day LIMIT %(most)s
+
+-- name: restatement_report
+-- Changes of days after they were closed, oldest first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.restatements v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+ORDER BY v.line, v.production_day, v.version LIMIT %(most)s
+
+-- name: alert_report
+-- Alerts that stood at some time in production days of lines, in order.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.daily_throughput d ON d.line = w.line AND d.production_day BETWEEN w.first AND w.last
+JOIN report.alert v ON v.line = w.line AND v.raised_at < d.ends_at AND coalesce(v.cleared_at, now()) >= d.starts_at
+ORDER BY v.line, v.raised_at LIMIT %(most)s
+
+-- name: stations_of_lines
+-- Codes of the stations of lines, in route order.
+SELECT DISTINCT s.code, s.seq FROM mes.station s JOIN mes.line l USING (line_id) WHERE l.path = ANY(%(lines)s) ORDER BY s.seq
 
 -- The board: views of `report` and nothing else.
 
