@@ -72,7 +72,7 @@ def _is_passed(row: Row, state: AlertState) -> bool:
 
 
 def _behind(row: Row) -> float | None:
-    if not row["target_of_today"] or row["target_so_far"] is None:
+    if not row["target_of_today"] or row["target_so_far"] is None or row["is_behind"]:
         return None
     return float((row["target_so_far"] - row["good_so_far"]) / row["target_of_today"])
 
@@ -120,7 +120,7 @@ def _unknown(row: Row) -> str:
     """Why nothing can be said."""
     match row["alert"]:
         case "behind_target":
-            return "no target is in force now"
+            return "the events of the line are late, and still coming" if row["is_behind"] else "no target is in force now"
         case "yield_low":
             return f"fewer than {count(max(row['least'], 1))} cells today: no yield yet"
         case "line_silent":

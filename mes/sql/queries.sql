@@ -493,7 +493,7 @@ SELECT l.line_id, l.path AS line, s.code AS site, l.area, l.code, s.zone, now() 
     y.output_yield, y.rolled_throughput_yield, y.first_pass_yield, y.scrap AS yield_scrap,
     n.production_day AS today, n.good AS good_so_far, n.target AS target_of_today, n.target_so_far, n.pace_per_h, n.projected,
     n.remaining_per_h, n.wip, n.last_event_at AS heard_at,
-    b.station, b.station_name, b.state AS station_state, b.utilisation, q.silent_s,
+    b.station, b.station_name, b.state AS station_state, b.utilisation, q.silent_s, heard.is_behind,
     r.name AS alert, r.raise_at, r.clear_at, r.hold_s, r.least, a.state, a.since, a.pending_since, a.reason, a.said_at
 FROM mes.line l
 JOIN mes.site s USING (site_id)
@@ -506,12 +506,14 @@ LEFT JOIN LATERAL (
 ) AS y ON true
 LEFT JOIN report.station_now b ON b.line = l.path AND b.is_bottleneck
 CROSS JOIN LATERAL (
-    -- A line that is behind is not silent: its figures change.
-    SELECT least(now(), greatest(n.last_event_at, (
-        SELECT max(changed_at) FROM (
+    -- A line that is behind is not silent: its events are old, but its figures change.
+    SELECT least(now(), greatest(n.last_event_at, w.changed_at)) AS at,
+        n.last_event_at < now() - interval '10 minutes' AND w.changed_at > now() - interval '5 minutes' AS is_behind
+    FROM (
+        SELECT max(changed_at) AS changed_at FROM (
             SELECT changed_at FROM mes.day_report x WHERE x.line_id = l.line_id AND x.events > 0 ORDER BY x.production_day DESC LIMIT 7
         ) AS week
-    ))) AS at
+    ) AS w
 ) AS heard
 LEFT JOIN LATERAL (
     -- NULL while no time is scheduled: nothing is expected.

@@ -337,10 +337,13 @@ def test_a_line_of_which_nothing_comes_is_silent(database: str) -> None:
     assert measured(database, "line_silent") == pytest.approx(720, abs=60)
 
 
-def test_a_line_that_is_behind_is_not_silent(database: str) -> None:
-    """Its events are old, but they come."""
+def test_a_line_that_is_behind_with_its_events_is_not_silent(database: str) -> None:
+    """They are old, but they come."""
     report(database, 1, age=12 * MINUTE)
     assert (measured(database, "line_silent") or 0) < 60
+    assert measured(database, "behind_target") is None, "nor behind its target, as far as one can tell"
+    report(database, 1, first=2, age=dt.timedelta(seconds=1))
+    assert (measured(database, "behind_target") or 0) > 0
 
 
 def local(at: dt.datetime) -> str:

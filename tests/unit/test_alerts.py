@@ -33,7 +33,7 @@ def row(alert: str, value: float | None, at_s: float = 0, was: State | None = No
         "state": None, "since": None, "pending_since": None, "reason": None, "said_at": None,
         "production_day": DAY, "today": DAY, "target_of_today": 50_000, "target_so_far": 10_000.0, "good_so_far": 10_000,
         "good": 10_000, "yield_scrap": 300, "output_yield": 0.97, "completeness": 1.0, "missing": 12, "quarantined": 3,
-        "silent_s": 1.0, "heard_at": START,
+        "silent_s": 1.0, "heard_at": START, "is_behind": False,
     }  # fmt: skip
     match alert:
         case "behind_target":
@@ -141,6 +141,7 @@ def test_the_words_of_a_raised_alert_follow_the_figures_once_a_minute() -> None:
         ("behind_target", 0.01, {}, "9,500 good of 10,000 due by now: 500 behind, 1.00 % of the day's target"),
         ("behind_target", -0.01, {}, "10,500 good of 10,000 due by now: not behind"),
         ("behind_target", None, {}, "no target is in force now"),
+        ("behind_target", 0.5, {"is_behind": True}, "the events of the line are late, and still coming"),
         ("yield_low", 0.93999, {}, "output yield 93.99 %: 10,000 good, 300 scrapped"),
         ("yield_low", None, {}, "fewer than 500 cells today: no yield yet"),
         ("line_silent", 4000.0, {}, "no cell for 1 h 06 min, the last at 2026-11-25 12:00:00 plant time"),
