@@ -79,7 +79,7 @@ def _topics(rows: Iterable[Row], judged: Iterable[tuple[Row, alerts.State]]) -> 
 def figures_of(row: Row) -> list[Figure]:
     """The figures of a line from a row of the query `figures`."""
     counted = {"timestamp_ms": _ms(row["last_event_at"]) if row["last_event_at"] else None, "production_day": row["production_day"]}
-    read = {"timestamp_ms": _ms(row["now"]), "production_day": row["today"]}
+    now = {"timestamp_ms": _ms(row["now"])}
     rolled = row["rolled_throughput_yield"]
     return [
         ThroughputDay(
@@ -91,14 +91,14 @@ def figures_of(row: Row) -> list[Figure]:
             first_pass_yield=row["first_pass_yield"],
         ),
         Pace(
-            **read, value=meant(row["pace_per_h"]), projected=meant(row["projected"]), remaining_per_h=meant(row["remaining_per_h"]),
-            target=row["target_of_today"],
+            **now, production_day=row["today"], value=meant(row["pace_per_h"]), projected=meant(row["projected"]),
+            remaining_per_h=meant(row["remaining_per_h"]), target=row["target_of_today"],
         ),
-        Wip(**read, value=row["wip"]),
+        Wip(**now, production_day=row["production_day"], value=row["wip"]),
         Completeness(**counted, value=row["completeness"], missing=row["missing"], quarantined=row["quarantined"]),
         Bottleneck(
-            **read, value=row["station"], station_name=row["station_name"], state=row["station_state"],
-            utilisation=None if row["utilisation"] is None else math.floor(row["utilisation"] * 100) / 100,
+            **now, production_day=row["station_day"] or row["production_day"], value=row["station"], station_name=row["station_name"],
+            state=row["station_state"], utilisation=whole_percents(row["utilisation"]),
         ),
     ]  # fmt: skip
 
@@ -106,6 +106,11 @@ def figures_of(row: Row) -> list[Figure]:
 def meant(value: float | None) -> float | None:
     """To four significant digits."""
     return None if value is None else float(f"{value:.4g}")
+
+
+def whole_percents(ratio: float | None) -> float | None:
+    """Rounded down, as ratios are for people."""
+    return None if ratio is None else math.floor(float(f"{ratio * 100:.11g}")) / 100
 
 
 def _ms(at: dt.datetime) -> int:

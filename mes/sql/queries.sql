@@ -493,7 +493,7 @@ SELECT l.line_id, l.path AS line, s.code AS site, l.area, l.code, s.zone, now() 
     y.output_yield, y.rolled_throughput_yield, y.first_pass_yield, y.scrap AS yield_scrap,
     n.production_day AS today, n.good AS good_so_far, n.target AS target_of_today, n.target_so_far, n.pace_per_h, n.projected,
     n.remaining_per_h, n.wip, n.last_event_at AS heard_at,
-    b.station, b.station_name, b.state AS station_state, b.utilisation, q.silent_s, heard.is_behind,
+    b.production_day AS station_day, b.station, b.station_name, b.state AS station_state, b.utilisation, q.silent_s, heard.is_behind,
     r.name AS alert, r.raise_at, r.clear_at, r.hold_s, r.least, a.state, a.since, a.pending_since, a.reason, a.said_at
 FROM mes.line l
 JOIN mes.site s USING (site_id)

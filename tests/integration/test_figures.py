@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 
 from mes import alerts
 from mes.figures import FIGURES, Alert
-from mes.publish import figures_of, meant
+from mes.publish import figures_of, meant, whole_percents
 from mes.seeds import load_plant
 from mes.store.figures import Figures
 from mes.store.seed import seed
@@ -110,6 +110,7 @@ def test_every_published_value_is_that_of_the_views(database: str) -> None:
     assert [type(figure) for figure in figures_of(row)] == list(FIGURES)
     counted = {"timestamp_ms": round(day["last_event_at"].timestamp() * 1000), "production_day": f"{day['production_day']}"}
     read = {"timestamp_ms": round(row["now"].timestamp() * 1000), "production_day": f"{at['production_day']}"}
+    assert day["production_day"] == station["production_day"] == at["production_day"]
     rolled = yields["rolled_throughput_yield"]
     assert told == {
         "throughput_day": counted | {name: day[name] for name in ("target", "attainment", "scrap")}
@@ -121,7 +122,7 @@ def test_every_published_value_is_that_of_the_views(database: str) -> None:
         "wip": read | {"value": at["wip"]},
         "completeness": counted | {"value": day["completeness"], "missing": day["missing"], "quarantined": day["quarantined"]},
         "bottleneck": read | {"value": station["station"], "station_name": station["station_name"], "state": station["state"],
-                              "utilisation": int(station["utilisation"] * 100) / 100},
+                              "utilisation": whole_percents(station["utilisation"])},
     }  # fmt: skip
     assert told["throughput_day"]["value"] == 40
     assert told["yield_day"]["value"] == 40 / 43

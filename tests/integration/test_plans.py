@@ -165,7 +165,7 @@ def test_stations_as_they_are_now_read_a_month_and_an_hour(scans: Callable[..., 
     assert "cell_event" not in {scan["Relation Name"] for scan in found + told}
     assert 37 * (31 + 23 + 12) <= read(found, "station_sum") <= 37 * (31 + 25 + 14)
     assert read(told, "station_sum") <= 37 * (31 + 25 + 14) + 37 + 2 * 25, "beside that one day of yields"
-    assert read(told, "line_day") <= 5 * 2 * 401, "a row a day and line, some times"
+    assert read(told, "line_day") <= 8 * 2 * 401, "a row a day and line, some times"
 
 
 def test_the_life_of_a_cell_is_found_by_its_serial(scans: Callable[..., list[Plan]]) -> None:

@@ -128,7 +128,7 @@ def test_figures_and_alerts_as_they_are_published_are_valid() -> None:
 def test_figures_that_nobody_can_divide_are_null() -> None:
     undefined = ["target", "attainment", "output_yield", "rolled_throughput_yield", "first_pass_yield", "pace_per_h", "projected"]
     undefined += ["remaining_per_h", "target_of_today", "wip", "completeness", "station", "station_name", "station_state", "utilisation"]
-    row = Database().row | dict.fromkeys([*undefined, "last_event_at", "today"])
+    row = Database().row | dict.fromkeys([*undefined, "last_event_at", "today", "station_day"])
     for figure in figures_of(row):
         payload = json.loads(msgspec.json.encode(figure))
         assert [error.message for error in message(figure.name).iter_errors(payload)] == []

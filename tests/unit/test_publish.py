@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mes.publish import Teller, figures_of, meant
+from mes.publish import Teller, figures_of, meant, whole_percents
 from tests.unit.test_alerts import row
 
 ROOT = "umh/v1/cbak/nanjing/cells/32140-1"
@@ -28,8 +28,8 @@ class Database:
             "line_id": 1, "line": "nanjing/cells/32140-1", "site": "nanjing", "area": "cells", "code": "32140-1",
             "target": 50_000, "attainment": 0.2, "scrap": 310, "last_event_at": dt.datetime(2026, 11, 25, 3, tzinfo=dt.UTC),
             "rolled_throughput_yield": 0.95, "first_pass_yield": 0.999, "pace_per_h": 2083.3371, "projected": 50_123.4,
-            "remaining_per_h": 2081.44, "wip": 17, "station": "hta", "station_name": "Ageing", "station_state": "running",
-            "utilisation": 0.99871,
+            "remaining_per_h": 2081.44, "wip": 17, "station_day": dt.date(2026, 11, 24), "station": "hta",
+            "station_name": "Ageing", "station_state": "running", "utilisation": 0.99871,
         }  # fmt: skip
 
     def read(self) -> list[dict[str, Any]]:
@@ -151,7 +151,9 @@ def test_figures_that_change_with_time_have_the_digits_that_mean_something(datab
         "timestamp_ms": 1_795_579_200_000, "production_day": "2026-11-25", "value": 2083.0, "projected": 50_120.0,
         "remaining_per_h": 2081.0, "target": 50_000,
     }  # fmt: skip
+    assert msgspec.to_builtins(bottleneck)["production_day"] == "2026-11-24", "of a line that is behind: where it has got to"
     assert msgspec.to_builtins(bottleneck)["utilisation"] == 0.99, "rounded down: 100 % is all that its machines can do"
     assert meant(None) is None
     assert meant(0.0) == 0.0
     assert meant(99_995.0) == 100_000.0
+    assert [whole_percents(ratio) for ratio in (None, 0.29, 0.99999, 1.0, 1.195)] == [None, 0.29, 0.99, 1.0, 1.19]
