@@ -507,7 +507,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN report.station_now b ON b.line = l.path AND b.is_bottleneck
 CROSS JOIN LATERAL (
     -- A line that is behind is not silent: its events are old, but its figures change.
-    SELECT least(now(), greatest(n.last_event_at, w.changed_at)) AS at,
+    SELECT CASE WHEN n.last_event_at IS NOT NULL THEN least(now(), greatest(n.last_event_at, w.changed_at)) END AS at,
         n.last_event_at < now() - interval '10 minutes' AND w.changed_at > now() - interval '5 minutes' AS is_behind
     FROM (
         SELECT max(changed_at) AS changed_at FROM (
@@ -516,8 +516,9 @@ CROSS JOIN LATERAL (
     ) AS w
 ) AS heard
 LEFT JOIN LATERAL (
-    -- NULL while no time is scheduled: nothing is expected.
-    SELECT CASE WHEN bool_or(d.scheduled @> now()) THEN kpi.seconds(range_agg(d.scheduled) * tstzmultirange(tstzrange(heard.at, now()))) END AS silent_s
+    -- NULL while no time is scheduled: nothing is expected. Of a day that has no row yet nobody knows, and what was silent stays so.
+    SELECT CASE WHEN heard.at IS NOT NULL AND coalesce(bool_or(d.scheduled @> now()) FILTER (WHERE d.ends_at > now()), true)
+        THEN kpi.seconds(range_agg(d.scheduled) * tstzmultirange(tstzrange(heard.at, now()))) END AS silent_s
     FROM kpi.line_day d
     WHERE d.line_id = l.line_id AND d.production_day > now()::date - 40 AND d.starts_at <= now() AND d.ends_at > heard.at
 ) AS q ON true

@@ -38,7 +38,9 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def report(database: str, n: int, good: bool = True, first: int = 1, age: dt.timedelta = MINUTE, station: str = "grd/01") -> None:
+def report(
+    database: str, n: int, good: bool = True, first: int = 1, age: dt.timedelta = dt.timedelta(seconds=2), station: str = "grd/01"
+) -> None:
     """Cells that pass the last station, or are scrapped there, about so long ago; summed."""
     miss = {} if good else {"result": "scrap", "defect": "R01"}
     at = int((now() - age).timestamp() * 1000)
@@ -347,12 +349,31 @@ def test_a_line_that_is_behind_with_its_events_is_not_silent(database: str) -> N
     assert (measured(database, "behind_target") or 0) > 0
 
 
+def test_a_line_that_is_silent_stays_so_when_a_day_begins(database: str) -> None:
+    """The new day has no row until it has an event, or nothing has come for ten minutes."""
+    quiet_for(database, 12 * MINUTE)
+    rows(database, "DELETE FROM kpi.line_day WHERE ends_at > now() RETURNING 1")
+    day = now() - dt.timedelta(hours=24, minutes=2)
+    rows(
+        database,
+        "INSERT INTO kpi.line_day (line_id, production_day, starts_at, ends_at, regular_s, scheduled_s, scheduled, events, started, good,"
+        " scrap, unscrapped, unscrapped_booked, late, ahead, last_event_at) SELECT line_id, %s, %s, %s, 86400, 86400,"
+        " tstzmultirange(tstzrange(%s, %s)), 1, 0, 0, 0, 0, 0, 0, 0, %s FROM mes.line WHERE path = %s"
+        " ON CONFLICT (line_id, production_day) DO UPDATE SET starts_at = EXCLUDED.starts_at, ends_at = EXCLUDED.ends_at,"
+        " scheduled = EXCLUDED.scheduled, last_event_at = EXCLUDED.last_event_at RETURNING 1",
+        day.date(), day, day + dt.timedelta(days=1), day, day + dt.timedelta(days=1), now() - 12 * MINUTE, NANJING,
+    )  # fmt: skip
+    assert measured(database, "line_silent") == pytest.approx(600, abs=60), "ten minutes of the day before"
+
+
 def local(at: dt.datetime) -> str:
     return (at + dt.timedelta(hours=8)).replace(second=0, microsecond=0, tzinfo=None).isoformat()
 
 
 @pytest.mark.parametrize(
-    ("begins", "ends", "silent"), [(-40, 60, None), (-40, -10, 1800), (-70, -65, 3600)], ids=["in a stop", "after it", "before the silence"]
+    ("begins", "ends", "silent"),
+    [(-40, 60, None), (-40, -10, 1800), (-70, -65, 3600)],
+    ids=["in a stop", "after it", "before the silence"],
 )
 def test_a_planned_stop_is_no_silence(database: str, rules: Callable[..., Path], begins: int, ends: int, silent: float | None) -> None:
     """An hour of silence, of which a stop takes its part, and none is counted while it lasts."""
@@ -369,9 +390,13 @@ def test_a_planned_stop_is_no_silence(database: str, rules: Callable[..., Path],
 def test_a_holiday_is_no_silence(database: str, rules: Callable[..., Path]) -> None:
     today = now().date()  # Nanjing's day begins at 00:00 UTC
     seed(database, load_plant(rules(calendar=f'\n[[site.holiday]]\nday = {today}\nname = "h"\n')))
-    quiet_for(database, 12 * MINUTE)
     report(database, 1, age=dt.timedelta(days=1), first=500)
+    quiet_for(database, 12 * MINUTE)
     look_at_days(database)
+    assert measured(database, "line_silent") is None
+
+
+def test_a_line_that_never_worked_is_not_silent(database: str) -> None:
     assert measured(database, "line_silent") is None
 
 

@@ -187,6 +187,21 @@ def test_what_stood_there_before_shows_once_it_has_gone(database: str) -> None:
     assert next(row["wip_before"] for row in found(database) if row["station"] == "flt") == 2
 
 
+def test_a_line_that_was_not_empty_when_it_was_connected_has_no_less_than_no_cells_on_it(database: str) -> None:
+    """Three cells come out that nobody saw go in; of two that go in, one comes out."""
+    with held(database, NANJING) as line:
+        cells(line, "grd", [60 * 50, 60 * 49, 60 * 48.5])
+    step(database)
+    look_at_days(database)
+    query = "SELECT wip FROM report.line_now WHERE line = %s"
+    assert rows(database, query, NANJING) == [(0,)]
+    with held(database, NANJING) as line:
+        cells(line, "wnd", [3.0, 2.0])
+        cells(line, "grd", [1.0], first=4)
+    step(database)
+    assert rows(database, query, NANJING) == [(1,)]
+
+
 def test_a_line_that_is_behind_is_shown_where_it_has_got_to(database: str) -> None:
     """Its events are hours old, but they are coming; once they do not come any more, it is silent."""
     with held(database, NANJING) as line:
@@ -218,6 +233,7 @@ def test_time_in_which_nothing_is_planned_counts_for_nothing(database: str, tmp_
         cells(line, "wnd", [31 + n / 2 for n in range(40)] + [60.0 * 30])
     step(database)
     rows(database, "UPDATE mes.day_report SET changed_at = now() - interval '30 minutes' RETURNING 1")  # else it would be behind
+    look_at_days(database)
     there = found(database)[0]
     assert there["state"] == "unscheduled"
     assert bottleneck(database) == []
