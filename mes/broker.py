@@ -117,6 +117,12 @@ class Publisher:
         """Values that the broker has not taken yet, those that it refuses too."""
         return len(self._waiting) + len(self._held)
 
+    def forget(self) -> None:
+        """Publish nothing of what was set, now or on a new connection: what the broker has retained stays."""
+        for some in (self._values, self._waiting, self._held):
+            some.clear()
+        self._none.set()
+
     async def drained(self, within: float) -> bool:
         """Wait for at most so many seconds until the broker has answered for all values; whether it has."""
         return await set_within(self._none, within)

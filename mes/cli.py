@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mes import logs
+from mes.cli_asyncapi import asyncapi
 from mes.cli_doctor import doctor
 from mes.cli_ledger import ledger
 from mes.cli_pki import pki
 from mes.cli_quarantine import quarantine
+from mes.cli_report import report
 from mes.cli_retention import retention
 from mes.errors import MesError, Unavailable
 
@@ -217,60 +218,6 @@ def rollup(
     asyncio.run(service())
 
 
-@main.group()
-def report() -> None:
-    """Print figures as the views of the schema `report` hold them."""
-
-
-@report.command()
-@click.option("--line", help="only this line: path, e.g. nanjing/cells/32140-1")
-@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="only this production day")
-@click.option("--most", default=20, help="at most so many rows, newest first")
-@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table")
-def daily(line: str | None, day: dt.datetime | None, most: int, form: str) -> None:
-    """Good cells against target, and yield, by line and production day."""
-    from mes import present, settings
-    from mes.errors import ConfigError
-    from mes.store import report as read
-    from mes.store.connection import connect
-
-    with connect(settings.database_url(), application="mes report") as connection:
-        rows = read.daily(connection, line, day.date() if day else None, most)
-        if not rows and line and line not in (known := read.lines(connection)):
-            raise ConfigError(f"line {line!r} is unknown: use one of {', '.join(known)}")
-    if form == "json":
-        click.echo(present.as_json(rows))
-    elif form == "csv":
-        click.echo(present.as_csv(rows), nl=False)
-    elif rows:
-        from rich.console import Console
-
-        console = Console() if sys.stdout.isatty() else Console(width=140)
-        console.print(present.daily_table(rows, console))
-    else:
-        click.echo("no production day has events yet" if not day else f"no events on production day {day:%Y-%m-%d}", err=True)
-
-
-@report.command()
-@click.argument("serial")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
-def unit(serial: str, form: str) -> None:
-    """The life of one cell: every visit to a station, as its machine reported it."""
-    from mes import present, settings
-    from mes.errors import ConfigError
-    from mes.store import report as read
-    from mes.store.connection import connect
-
-    with connect(settings.database_url(), application="mes report") as connection:
-        rows = read.unit(connection, serial)
-    if not rows:
-        raise ConfigError(f"unit {serial!r} has no visit that is stored: check the serial")
-    if form == "json":
-        click.echo(present.as_json(rows))
-    else:
-        present.print_table(("at", "line", "station", "machine", "attempt", "result", "defect", "readings"), present.visits(rows))
-
-
 @main.command()
 @click.argument("serial")
 @click.option("--station", help="where it was scrapped, if at more than one station")
@@ -291,11 +238,13 @@ def unscrap(serial: str, station: str | None, why: str) -> None:
     click.echo(f"scrap by {done.machine} at {done.scrapped_at:%Y-%m-%d %H:%M:%S}Z taken back, booked {where}")
 
 
+main.add_command(asyncapi)
 main.add_command(ledger)
 main.add_command(quarantine)
 main.add_command(pki)
 main.add_command(retention)
 main.add_command(doctor)
+main.add_command(report)
 
 
 @main.command()

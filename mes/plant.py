@@ -227,6 +227,42 @@ class SiteCapacity(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     source: str
 
 
+class AlertRule(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When an alert of a line is raised and cleared again: `raise` and `clear` are thresholds, each to be passed for `hold_s`.
+
+    behind_target    part of the day's target that is lacking of what was due by now
+    yield_low        output yield of the day, once it has `least` cells
+    line_silent      seconds of scheduled time without a cell
+    data_incomplete  completeness of the day
+
+    A rule holds for its `line`, else for the lines of its `site`, without both for every line.
+    """
+
+    name: Literal["behind_target", "yield_low", "line_silent", "data_incomplete"]
+    raise_at: NotNegative = msgspec.field(name="raise")
+    clear_at: NotNegative = msgspec.field(name="clear")
+    hold_s: NotNegative
+    least: Annotated[int, Meta(ge=0)] = 0
+    line: str | None = None
+    site: str | None = None
+    source: str
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether the alert is raised above its threshold, not below."""
+        return self.name in ("behind_target", "line_silent")
+
+
+_JUDGED = "judgement: the default of mes"
+DEFAULT_RULES = (
+    AlertRule(name="behind_target", raise_at=0.04, clear_at=0.02, hold_s=300, source=_JUDGED),
+    AlertRule(name="yield_low", raise_at=0.90, clear_at=0.92, hold_s=300, least=500, source=_JUDGED),
+    AlertRule(name="line_silent", raise_at=300, clear_at=60, hold_s=0, source=_JUDGED),
+    AlertRule(name="data_incomplete", raise_at=0.999, clear_at=0.9995, hold_s=300, source=_JUDGED),
+)
+"""In force where the seeds say nothing else."""
+
+
 class Plant(msgspec.Struct, frozen=True):
     """All of it, checked."""
 
@@ -235,6 +271,13 @@ class Plant(msgspec.Struct, frozen=True):
     lines: dict[str, Line]
     targets: list[Target]
     capacities: list[SiteCapacity]
+    alerts: list[AlertRule] = []
+
+    def rules(self, line: Line) -> list[AlertRule]:
+        """The rule in force of each alert of a line: its own, its site's, that for every line, the default."""
+        scopes = ((line.path, None), (None, line.site), (None, None))
+        own = [rule for scope in scopes for rule in self.alerts if (rule.line, rule.site) == scope]
+        return [next(rule for rule in (*own, *DEFAULT_RULES) if rule.name == default.name) for default in DEFAULT_RULES]
 
     def line(self, name: str) -> Line:
         """The line with this path or, where it is the only one, this code or this site."""

@@ -7,13 +7,10 @@ import datetime as dt
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 Row = Mapping[str, Any]
 
@@ -32,6 +29,18 @@ def count(n: int | None) -> str:
     return "–" if n is None else f"{n:,}"
 
 
+def duration(seconds: float) -> str:
+    """A stretch of time in the two units that matter, rounded down: 45 s, 7 min, 2 h 05 min, 3 d 04 h."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"
+
+
 def escaped(text: str | bytes, most: int = 4000) -> str:
     """Text that came from outside as a terminal may show it: what does not print is escaped, what is too long is cut."""
     whole = len(text)
@@ -46,35 +55,47 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A header and a line a row; undefined ratios are empty."""
+    """A header and a line a row; undefined ratios are empty, dates ISO text, lists and objects JSON."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: v.isoformat() if isinstance(v, dt.date) else v for k, v in row.items()})
+        writer.writerow({name: _plain(value) for name, value in row.items()})
     return out.getvalue()
 
 
-def daily_table(rows: Sequence[Row], console: Console) -> Table:
-    """Throughput and yield of days as a table for the terminal; where it is narrow, what matters least is left out."""
-    optional = ["run rate\nGWh a year", "gap", "scrap", "rolled\nthroughput\nyield"]
-    while True:
-        table = _table([_cells(row) for row in rows], optional)
-        if not optional or console.measure(table, options=console.options.update(max_width=1000)).maximum <= console.width:
-            return table
-        optional.pop(0)
+def _plain(value: Any) -> Any:
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
 
 
-def visits(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-    """Visits of a cell as cells of a table."""
-    return [
-        (
-            f"{row['at']:%Y-%m-%d %H:%M:%S}Z", row["line"], row["station"], row["machine"], row["attempt"],
-            row["result"] + (" (taken back)" if row["unscrapped_at"] else ""), row["defect"] or "",
-            ", ".join(f"{name} {value:.6g}" for name, value in (row["readings"] or {}).items()),
-        )
-        for row in rows
-    ]  # fmt: skip
+def signed(n: float | None) -> str:
+    """A difference as a whole number with its sign."""
+    return "–" if n is None else f"{round(n):+,}"
+
+
+def whole(value: float | None) -> str:
+    """A number as a whole one."""
+    return count(None if value is None else round(value))
+
+
+def figure(value: float | None) -> str:
+    """A measured number with three significant digits, or all that stand before the point."""
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def clock(at: dt.datetime, zone: str, form: str = "%H:%M") -> str:
+    """An instant as the clock at a site shows it."""
+    return at.astimezone(ZoneInfo(zone)).strftime(form)
+
+
+def missing(ranges: Sequence[Row] | None, most: int = 3) -> str:
+    """Which sequence numbers are missing: boot 17: 3, 5-9; some of them where they are many."""
+    if not ranges:
+        return ""
+    shown = [f"boot {r['boot']}: {r['first']}" + (f"-{r['last']}" if r["last"] != r["first"] else "") for r in ranges[:most]]
+    return ", ".join(shown) + (f", {count(len(ranges) - most)} more" if len(ranges) > most else "")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -84,42 +105,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in zip(head, rows[0], strict=True):
         table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(count(value) if isinstance(value, int) else str(value) for value in row))
+        table.add_row(*(Text(count(value) if isinstance(value, int) else str(value)) for value in row))
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
-
-
-def _cells(row: Row) -> dict[str, str]:
-    rate, gap = row["run_rate_gwh"], row["gap"]
-    return {
-        "line": row["line"],
-        "production\nday": f"{row['production_day']}{'' if row['is_over'] else ' (open)'}",
-        "good": count(row["good"]),
-        "target": count(row["target"]),
-        "attainment": percent(row["attainment"]),
-        "gap": "–" if gap is None else f"{gap:+,}",
-        "scrap": count(row["scrap"]),
-        "output\nyield": percent(row["output_yield"]),
-        "rolled\nthroughput\nyield": percent(row["rolled_throughput_yield"]),
-        "run rate\nGWh a year": "–" if rate is None else f"{rate:.3f} ({row['run_rate_days_per_year']:.1f} d)",
-    }
-
-
-_ALWAYS = ("line", "production\nday", "good", "target", "attainment", "output\nyield")
-
-
-def _table(rows: Sequence[dict[str, str]], optional: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    names = [name for name in rows[0] if name in _ALWAYS or name in optional]
-    for name in names:
-        table.add_column(name, justify="left" if name in _ALWAYS[:2] else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(row[name] for name in names))
-    return table

@@ -1,4 +1,4 @@
-"""Rollup: marked buckets are summed anew from their events, and what changed is published."""
+"""Rollup: marked buckets are summed anew from their events; alerts are judged, and what changed is published."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
-from mes import publish
 from mes.broker import Publisher
 from mes.errors import MesError, Unavailable
 from mes.health import Health
 from mes.kpi.sums import warm_up
+from mes.publish import Teller
 from mes.store import retention
 from mes.store.sums import Rollup
 from mes.tasks import set_within, task_group
@@ -59,9 +59,11 @@ async def rollup(
                     sums: Rollup = await call(Rollup, database)
                     if publisher and publishing is None:  # not before the database has been seen to be one of ours
                         publishing = tasks.create_task(publisher.run(), name="publish")
+                    teller = Teller(sums.figures, publisher, call)
                     try:
-                        await _work(sums, call, publisher, stopping, watch)
+                        await _work(sums, call, teller, stopping, watch)
                     finally:
+                        teller.close()
                         await call(sums.close)
                     pause = RETRY_S[0]
                 except Unavailable as why:
@@ -74,12 +76,9 @@ async def rollup(
                 publishing.cancel()
 
 
-async def _work(
-    sums: Rollup, call: Callable[..., Awaitable[Any]], publisher: Publisher | None, stopping: asyncio.Event, watch: Watch
-) -> None:
-    """Sum and publish until `stopping` is set; Unavailable when the database goes."""
+async def _work(sums: Rollup, call: Callable[..., Awaitable[Any]], teller: Teller, stopping: asyncio.Event, watch: Watch) -> None:
+    """Sum and tell until `stopping` is set; Unavailable when the database goes."""
     clock = asyncio.get_running_loop().time
-    published: dict[str, bytes] = {}
     await call(warm_up)
     looked = -DAYS_S
     while not stopping.is_set():
@@ -92,12 +91,7 @@ async def _work(
         stepping = clock()
         done = await call(sums.step)
         watch.stepped(clock() - stepping, done)
-        if publisher:
-            for row in await call(sums.latest_days):
-                topic, payload = publish.throughput_day(row)
-                if published.get(topic) != payload:
-                    published[topic] = payload
-                    publisher.set(topic, payload)
+        await teller.tell(clock())
         spent = clock() - began
         if done:
             await set_within(stopping, max(INTERVAL_S - spent, min(spent / SHARE - spent, LONGEST_S)))

@@ -4,6 +4,7 @@
     DIR/lines/*.toml      one line each: product, and its stations in route order
     DIR/products.toml     what is made
     DIR/targets.toml      what is planned, from which date on, and who said so
+    DIR/alerts.toml       when somebody is to be told, if not by the defaults; may be left out
 
 `load_plant(DIR)` refuses with the file, the key, the value and the cure.
 """
@@ -24,7 +25,7 @@ from msgspec import Meta
 
 from mes.contract import level
 from mes.errors import ConfigError
-from mes.plant import EVER, Break, Line, Plant, Product, Seed, Shift, Site, SiteCapacity, Station, Target
+from mes.plant import EVER, AlertRule, Break, Line, Plant, Product, Seed, Shift, Site, SiteCapacity, Station, Target
 
 BUCKET_MINUTES = 5
 _DAY_MINUTES = 24 * 60
@@ -46,6 +47,10 @@ class _ProductsFile(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class _TargetsFile(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
     target: list[Target] = msgspec.field(default_factory=list)
     site_capacity: list[SiteCapacity] = msgspec.field(default_factory=list)
+
+
+class _AlertsFile(Seed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    alert: list[AlertRule]
 
 
 _F = TypeVar("_F", bound=Seed)
@@ -82,7 +87,10 @@ def load_plant(folder: Path) -> Plant:
     targets_file = folder / "targets.toml"
     plans = read(targets_file, _TargetsFile)
     _check_targets(targets_file, plans, sites, lines)
-    return Plant(sites, products, lines, plans.target, plans.site_capacity)
+    alerts_file = folder / "alerts.toml"
+    rules = read(alerts_file, _AlertsFile).alert if alerts_file.exists() else []
+    _check_alerts(alerts_file, rules, sites, lines)
+    return Plant(sites, products, lines, plans.target, plans.site_capacity, rules)
 
 
 def _toml(folder: Path) -> list[Path]:
@@ -326,3 +334,25 @@ def _check_targets(path: Path, plans: _TargetsFile, sites: dict[str, Site], line
         if (capacity.site, capacity.phase) in phases:
             raise ConfigError(f"{path}: site_capacity[{n}].phase {capacity.phase!r} stands twice at site {capacity.site!r}: choose another")
         phases.add((capacity.site, capacity.phase))
+
+
+def _check_alerts(path: Path, rules: list[AlertRule], sites: dict[str, Site], lines: dict[str, Line]) -> None:
+    seen: set[tuple[str, str | None, str | None]] = set()
+    for n, rule in enumerate(rules):
+        at = f"{path}: alert[{n}]"
+        for key, known in (("line", lines), ("site", sites)):
+            value = getattr(rule, key)
+            if value is not None and value not in known:
+                raise ConfigError(f"{at}.{key} {value!r} is unknown: use one of {', '.join(sorted(known))}")
+        if rule.line and rule.site:
+            raise ConfigError(f"{at}.site {rule.site!r} beside line {rule.line!r}: a rule is for one line, or for one site")
+        if (rule.name, rule.line, rule.site) in seen:
+            raise ConfigError(f"{at}.name {rule.name!r} stands twice for {rule.line or rule.site or 'every line'}: one rule each")
+        seen.add((rule.name, rule.line, rule.site))
+        if rule.name != "line_silent" and max(rule.raise_at, rule.clear_at) > 1:
+            raise ConfigError(f"{at}.raise {rule.raise_at}, clear {rule.clear_at}: {rule.name} is a part of one, from 0 to 1")
+        if (rule.raise_at < rule.clear_at) == rule.is_upper and rule.raise_at != rule.clear_at:
+            side = "below" if rule.is_upper else "above"
+            raise ConfigError(
+                f"{at}.clear {rule.clear_at} must be {side} raise {rule.raise_at}: else {rule.name} is raised and cleared at once"
+            )

@@ -221,10 +221,14 @@ class Truth(Facts):
         for line in self.plant.lines:
             begun = [row for (path, _), row in days.items() if path == line and row["starts_at"] <= self.now]
             today = days.get((line, self.day_of(line, self.now)), {})
+            level = lowest = 0
+            for row in sorted(begun, key=lambda row: row["production_day"]):
+                level += row["started"] - row["good"] - row["scrap_restated"]
+                lowest = min(level, lowest)
             rows.append({
                 "line": line, **{name: today.get(name) for name in ("production_day", "good", "target", "completeness")},
                 "scrap": today.get("scrap_restated"),
-                "wip": sum(row["started"] - row["good"] - row["scrap_restated"] for row in begun) if begun else None,
+                "wip": level - lowest if begun else None,
                 "last_event_at": max((row["last_event_at"] for row in begun if row["last_event_at"]), default=None),
             })  # fmt: skip
         return rows

@@ -52,6 +52,8 @@ BEGIN
             ('UPDATE (mark_id)', 'mes.dirty_bucket', 'mes_rollup'),
             ('INSERT, UPDATE', 'mes.day_report', 'mes_rollup'),
             ('INSERT', 'mes.restatement', 'mes_rollup'),
+            ('INSERT, UPDATE', 'mes.alert', 'mes_rollup'),
+            ('INSERT, UPDATE', 'mes.alert_history', 'mes_rollup'),
 
             -- Who stores or counts events keeps them from being dropped meanwhile; how long they are kept is for the operator to say.
             ('EXECUTE', 'FUNCTION mes.hold_events(smallint)', 'mes_ingest mes_rollup mes_operator'),

@@ -624,26 +624,151 @@ SELECT DISTINCT %(line)s::smallint, date_bin('5 minutes', at, 'epoch'::timestamp
 -- The visits of one cell.
 SELECT * FROM report.unit_history(%s)
 
--- name: latest_days
--- The newest production day of each line as the views show it.
-SELECT DISTINCT ON (t.line) s.code, l.area, l.code, t.production_day, t.good, t.target, t.attainment, t.scrap, y.output_yield, y.rolled_throughput_yield,
-    (extract(epoch FROM t.last_event_at) * 1000)::bigint
-FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
-JOIN mes.line l ON l.path = t.line JOIN mes.site s USING (site_id)
-WHERE t.starts_at <= now()
-ORDER BY t.line, t.production_day DESC
+-- name: figures
+-- What each active line is told of: the newest production day that has begun, the one that runs, the bottleneck, for how much scheduled
+-- time it has been silent; a row for each of its alerts, as of one moment.
+SELECT l.line_id, l.path AS line, s.code AS site, l.area, l.code, s.zone, now() AS now,
+    t.production_day, t.good, t.target, t.attainment, t.scrap, t.missing, t.quarantined, t.completeness, t.last_event_at,
+    y.output_yield, y.rolled_throughput_yield, y.first_pass_yield, y.scrap AS yield_scrap,
+    n.production_day AS today, n.good AS good_so_far, n.target AS target_of_today, n.target_so_far, n.pace_per_h, n.projected,
+    n.remaining_per_h, n.wip, n.last_event_at AS heard_at,
+    b.production_day AS station_day, b.station, b.station_name, b.state AS station_state, b.utilisation, q.silent_s, heard.is_behind,
+    r.name AS alert, r.raise_at, r.clear_at, r.hold_s, r.least, a.state, a.since, a.pending_since, a.reason, a.said_at
+FROM mes.line l
+JOIN mes.site s USING (site_id)
+JOIN report.line_now n ON n.line = l.path
+LEFT JOIN LATERAL (
+    SELECT * FROM report.daily_throughput d WHERE d.line = l.path AND d.starts_at <= now() ORDER BY d.production_day DESC LIMIT 1
+) AS t ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM report.daily_yield d WHERE d.line = l.path AND d.production_day = t.production_day
+) AS y ON true
+LEFT JOIN report.station_now b ON b.line = l.path AND b.is_bottleneck
+CROSS JOIN LATERAL (
+    -- A line that is behind is not silent: its events are old, but its figures change.
+    SELECT CASE WHEN n.last_event_at IS NOT NULL THEN least(now(), greatest(n.last_event_at, w.changed_at)) END AS at,
+        n.last_event_at < now() - interval '10 minutes' AND w.changed_at > now() - interval '5 minutes' AS is_behind
+    FROM (
+        SELECT max(changed_at) AS changed_at FROM (
+            SELECT changed_at FROM mes.day_report x WHERE x.line_id = l.line_id AND x.events > 0 ORDER BY x.production_day DESC LIMIT 7
+        ) AS week
+    ) AS w
+) AS heard
+LEFT JOIN LATERAL (
+    -- NULL while no time is scheduled: nothing is expected. Of a day that has no row yet nobody knows, and what was silent stays so.
+    SELECT CASE WHEN heard.at IS NOT NULL AND coalesce(bool_or(d.scheduled @> now()) FILTER (WHERE d.ends_at > now()), true)
+        THEN kpi.seconds(range_agg(d.scheduled) * tstzmultirange(tstzrange(heard.at, now()))) END AS silent_s
+    FROM kpi.line_day d
+    WHERE d.line_id = l.line_id AND d.production_day > now()::date - 40 AND d.starts_at <= now() AND d.ends_at > heard.at
+) AS q ON true
+LEFT JOIN mes.alert_rule r ON r.line_id = l.line_id
+LEFT JOIN mes.alert a ON a.line_id = l.line_id AND a.name = r.name
+WHERE l.active
+ORDER BY l.path, r.name
+
+-- name: change_alert
+-- The next state of an alert, unless another rollup has changed it since it was read; what was raised or cleared goes into the history.
+WITH changed AS (
+    INSERT INTO mes.alert AS a (line_id, name, state, since, pending_since, reason, said_at)
+    VALUES (%(line_id)s, %(alert)s, %(state)s, %(since)s, %(pending_since)s, %(reason)s, %(said_at)s)
+    ON CONFLICT (line_id, name) DO UPDATE SET state = EXCLUDED.state, since = EXCLUDED.since, pending_since = EXCLUDED.pending_since,
+        reason = EXCLUDED.reason, said_at = EXCLUDED.said_at
+    WHERE (a.state, a.since, a.pending_since, a.said_at) IS NOT DISTINCT FROM
+        (%(was_state)s::text, %(was_since)s::timestamptz, %(was_pending_since)s::timestamptz, %(was_said_at)s::timestamptz)
+    RETURNING line_id, name, state, since, reason
+), raised AS (
+    INSERT INTO mes.alert_history (line_id, name, raised_at, reason)
+    SELECT line_id, name, since, reason FROM changed WHERE state = 'raised' AND %(was_state)s::text IS DISTINCT FROM 'raised'
+), cleared AS (
+    UPDATE mes.alert_history h SET cleared_at = c.since, clear_reason = c.reason FROM changed c
+    WHERE h.line_id = c.line_id AND h.name = c.name AND h.cleared_at IS NULL AND c.state = 'cleared'
+)
+SELECT count(*) FROM changed
+
+-- name: lead
+-- Whether this connection publishes: one at a time, until it ends.
+SELECT pg_try_advisory_lock(%s::integer, 0)
 
 -- name: line_paths
 -- Names of the lines.
 SELECT line FROM report.line WHERE is_active ORDER BY line
 
+-- name: reported_days
+-- The production days of each line that have begun: how far they reach, and the newest that is over.
+SELECT l.line, l.name || ', ' || l.site_name AS name, l.zone, l.is_active, min(d.production_day) AS first, max(d.production_day) AS last,
+    max(d.production_day) FILTER (WHERE d.is_over) AS over
+FROM report.line l LEFT JOIN report.daily_throughput d ON d.line = l.line AND d.starts_at <= now()
+GROUP BY l.line, l.name, l.site_name, l.zone, l.is_active ORDER BY l.line
+
+-- Reports: of each line a stretch of its production days.
+
 -- name: daily_report
--- Throughput and yield of lines and days, side by side.
+-- Throughput and yield of lines and days, side by side, newest first.
 SELECT t.line, t.production_day, t.product, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.energy_mwh, t.run_rate_gwh,
-    t.run_rate_days_per_year, t.is_over, t.is_closed, t.completeness, y.output_yield, y.rolled_throughput_yield, y.first_pass_yield
-FROM report.daily_throughput t JOIN report.daily_yield y USING (line, production_day)
-WHERE (%(line)s::text IS NULL OR t.line = %(line)s) AND (%(day)s::date IS NULL OR t.production_day = %(day)s)
+    t.run_rate_days_per_year, t.is_over, t.is_closed, t.version, t.missing, t.quarantined, t.late, t.clock_ahead, t.completeness,
+    y.output_yield, y.rolled_throughput_yield, y.first_pass_yield
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.daily_throughput t ON t.line = w.line AND t.production_day BETWEEN w.first AND w.last
+JOIN report.daily_yield y ON y.line = t.line AND y.production_day = t.production_day
 ORDER BY t.production_day DESC, t.line LIMIT %(most)s
+
+-- name: shift_report
+-- Shifts of lines and days, newest day first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.shift_throughput v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+ORDER BY v.production_day DESC, v.line, v.shift_of_day LIMIT %(most)s
+
+-- name: yield_report
+-- Stations of lines and days in route order, newest day first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.station_yield v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+WHERE %(station)s::text IS NULL OR v.station = %(station)s
+ORDER BY v.production_day DESC, v.line, v.station_seq LIMIT %(most)s
+
+-- name: pareto_report
+-- Defects of lines and days, the most frequent first, newest day first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.defect_pareto v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+WHERE %(station)s::text IS NULL OR v.station = %(station)s
+ORDER BY v.production_day DESC, v.line, v.rank LIMIT %(most)s
+
+-- name: completeness_report
+-- Machines of lines and days; without `every` only those of which something is missing, late, in quarantine or came twice.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.completeness v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+WHERE (%(station)s::text IS NULL OR v.station = %(station)s)
+    AND (%(every)s OR v.missing + v.quarantined + v.late + v.duplicates + v.clock_ahead > 0)
+ORDER BY v.production_day DESC, v.line, v.missing + v.quarantined DESC, v.station, v.machine LIMIT %(most)s
+
+-- name: hourly_report
+-- Hours of lines and days in order.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.hourly_throughput v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+ORDER BY v.production_day DESC, v.line, v.hour_of_day LIMIT %(most)s
+
+-- name: restatement_report
+-- Changes of days after they were closed, oldest first.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.restatements v ON v.line = w.line AND v.production_day BETWEEN w.first AND w.last
+ORDER BY v.line, v.production_day, v.version LIMIT %(most)s
+
+-- name: alert_report
+-- Alerts that stood at some time in production days of lines, in order.
+SELECT v.*
+FROM unnest(%(lines)s::text[], %(firsts)s::date[], %(lasts)s::date[]) AS w (line, first, last)
+JOIN report.daily_throughput d ON d.line = w.line AND d.production_day BETWEEN w.first AND w.last
+JOIN report.alert v ON v.line = w.line AND v.raised_at < d.ends_at AND coalesce(v.cleared_at, now()) >= d.starts_at
+ORDER BY v.line, v.raised_at LIMIT %(most)s
+
+-- name: stations_of_lines
+-- Codes of the stations of lines, in route order.
+SELECT DISTINCT s.code, s.seq FROM mes.station s JOIN mes.line l USING (line_id) WHERE l.path = ANY(%(lines)s) ORDER BY s.seq
 
 -- The board: views of `report` and nothing else.
 

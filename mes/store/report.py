@@ -3,16 +3,80 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from psycopg.rows import dict_row
 
+from mes.errors import ConfigError
 from mes.store.connection import Connection, queries, translated
 
+Name = Literal["daily", "shift", "yield", "pareto", "completeness", "hourly", "restatement", "alert"]
 
-def daily(connection: Connection, line: str | None = None, day: dt.date | None = None, most: int = 20) -> list[dict[str, Any]]:
-    """Throughput and yield of production days, newest first, of one line or all."""
-    return _rows(connection, "daily_report", {"line": line, "day": day, "most": most})
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Of each line a stretch of production days, both ends included."""
+
+    lines: list[str]
+    firsts: list[dt.date]
+    lasts: list[dt.date]
+    zones: dict[str, str]
+    names: dict[str, str]
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+
+def select(
+    connection: Connection, line: str | None, first: dt.date | None, last: dt.date | None, default: Literal["all", "newest", "over"]
+) -> Selection:
+    """The days from `first` to `last` of a line (path, or code or site where only one has it), or of all.
+
+    Without either end it is, by `default`, all days, the newest that has begun, or the newest that is over. Nothing is selected where no
+    day has figures yet. ConfigError where line or days are unknown.
+    """
+    known = _rows(connection, "reported_days", {})
+    if line is None:
+        wanted = [row for row in known if row["is_active"] or row["first"]]
+    else:
+        wanted = [row for row in known if row["line"] == line] or [row for row in known if line in row["line"].split("/")]
+        if len(wanted) != 1:
+            what = "not the name of one line only" if wanted else "unknown"
+            raise ConfigError(f"line {line!r} is {what}: use one of {', '.join(row['line'] for row in known)}")
+    if first and last and first > last:
+        raise ConfigError(f"the stretch from {first} to {last} ends before it begins: exchange them")
+    reported = [row for row in wanted if row["first"]]
+    found = []
+    for row in reported:
+        newest = {"all": row["first"], "newest": row["last"], "over": row["over"]}[default]
+        begin = first or (row["first"] if last else newest)
+        end = last or (row["last"] if first or default != "over" else row["over"])
+        if begin and end and begin <= row["last"] and end >= row["first"]:
+            found.append((row["line"], begin, end))
+    if reported and not found:
+        days = f"{first or '...'} to {last or '...'}" if first != last else f"{first}"
+        reach = f"from {min(row['first'] for row in reported)} to {max(row['last'] for row in reported)}"
+        of = f" of line {wanted[0]['line']}" if line else ""
+        if first or last:
+            raise ConfigError(f"production day {days} has no figures: there are those {reach}{of}")
+    lines, firsts, lasts = (list(column) for column in zip(*found, strict=True)) if found else ([], [], [])
+    return Selection(lines, firsts, lasts, {row["line"]: row["zone"] for row in known}, {row["line"]: row["name"] for row in known})
+
+
+def read(connection: Connection, name: Name, selection: Selection, most: int, **values: Any) -> list[dict[str, Any]]:
+    """At most so many rows of a report: of the view or views that its query names, all columns. `values` are those of the query."""
+    of = {"lines": selection.lines, "firsts": selection.firsts, "lasts": selection.lasts, "most": most}
+    return _rows(connection, f"{name}_report", {**of, **values})
+
+
+def check_station(connection: Connection, selection: Selection, station: str | None) -> None:
+    """ConfigError where no line of the selection has that station."""
+    if station is None:
+        return
+    known = [row["code"] for row in _rows(connection, "stations_of_lines", {"lines": selection.lines})]
+    if station not in known:
+        raise ConfigError(f"station {station!r} is unknown: use one of {', '.join(dict.fromkeys(known))}")
 
 
 def unit(connection: Connection, serial: str) -> list[dict[str, Any]]:

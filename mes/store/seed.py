@@ -65,6 +65,13 @@ def seed(url: str, plant: Plant) -> bool:
             connection.execute(
                 "INSERT INTO mes.site_capacity VALUES (%s, %s, %s, %s, %s)", [sites[c.site], c.phase, c.from_, c.gwh_per_year, c.source]
             )
+        connection.execute("DELETE FROM mes.alert_rule")
+        for line in plant.lines.values():
+            for rule in plant.rules(line):
+                connection.execute(
+                    "INSERT INTO mes.alert_rule VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                    [lines[line.path], rule.name, rule.raise_at, rule.clear_at, rule.hold_s, rule.least, rule.source],
+                )
     return True
 
 
@@ -102,6 +109,8 @@ def _line(connection: Connection, line: Line, site_id: int, product_id: int) -> 
                 "section": station.section,
                 "kind": station.kind,
                 "cycle_s": station.cycle_s,
+                "cells_per_cycle": station.cells_per_cycle,
+                "positions": station.positions,
                 "is_count_point": station is line.station[-1],
                 "active": True,
             },

@@ -18,6 +18,7 @@ from mes.kpi.sums import BUCKET_US, Axes, Sums, summarise
 from mes.store.blocks import EPOCH_US
 from mes.store.calendars import TURN, LineCalendar, line_calendars
 from mes.store.connection import check_writable, connect, queries, translated
+from mes.store.figures import Figures
 from mes.store.insert_sums import insert
 from mes.store.migrate import check
 
@@ -60,6 +61,7 @@ class Rollup:
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection = connect(url, application="mes rollup")
+        self.figures = Figures(url, self._connection)
         self._version = -1
         self._calendars: dict[int, LineCalendar] = {}
         self._after: dict[int, dt.datetime] = {}
@@ -76,11 +78,6 @@ class Rollup:
         with translated(self._url):
             for _ in self._connection.notifies(timeout=seconds, stop_after=1):
                 pass
-
-    def latest_days(self) -> list[tuple[Any, ...]]:
-        """The newest production day of each line that has begun, as the views show it."""
-        with translated(self._url):
-            return self._connection.execute(queries()["latest_days"]).fetchall()
 
     def mark_history(self, path: str | None, first: dt.date | None, last: dt.date | None) -> list[str]:
         """Mark every bucket that has events or sums, of a line (or all), of production days first to last, but for those days

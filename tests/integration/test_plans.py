@@ -159,6 +159,33 @@ def test_one_day_reads_that_day(scans: Callable[..., list[Plan]], view: str, tab
 
 
 @pytest.mark.parametrize("year", STATISTICS[:2], indirect=True)
+def test_stations_as_they_are_now_read_a_month_and_an_hour(scans: Callable[..., list[Plan]], year: psycopg.Connection[Any]) -> None:
+    """All lines at once, as rollup and boards ask for them: 31 days, 24 hours and 13 buckets of each station, of years that there are."""
+    with year.transaction(force_rollback=True):
+        year.execute("TRUNCATE kpi.station_sum, kpi.line_day")
+        year.execute(
+            """
+            INSERT INTO kpi.line_day (line_id, production_day, starts_at, ends_at, regular_s, scheduled_s, scheduled, events, started, good,
+                scrap, unscrapped, unscrapped_booked, late, ahead, last_event_at)
+            SELECT line_id, d::date, d, d + interval '1 day', 86400, 86400, tstzmultirange(tstzrange(d, d + interval '1 day')),
+                1300000, 50500, 50000, 500, 0, 0, 0, 0, least(d + interval '1 day', now())
+            FROM mes.line, generate_series(date_trunc('day', now()) - interval '400 days', now(), interval '1 day') AS d;
+            INSERT INTO kpi.station_sum
+            SELECT s.line_id, g.grain, t, s.station_id, 50000, 200, 20, 50100, 49900, 50000, 0,
+                ARRAY(SELECT (4000 + i)::smallint FROM generate_series(1, 30) AS i), array_fill(1670::bigint, ARRAY[30]), t
+            FROM mes.station s, (VALUES ('day'::kpi.grain, interval '1 day', interval '400 days'), ('hour', '1 hour', '100 days'),
+                ('bucket', '5 minutes', '4 days')) AS g (grain, step, since),
+                generate_series(date_trunc('day', now()) - g.since, now(), g.step) AS t
+            """
+        )
+        found = scans("SELECT * FROM report.station_now")
+        told = scans(queries()["figures"])
+    assert "cell_event" not in {scan["Relation Name"] for scan in found + told}
+    assert 37 * (31 + 23 + 12) <= read(found, "station_sum") <= 37 * (31 + 25 + 14)
+    assert read(told, "station_sum") <= 37 * (31 + 25 + 14) + 37 + 2 * 25, "beside that one day of yields"
+    assert read(told, "line_day") <= 8 * 2 * 401, "a row a day and line, some times"
+
+
 def test_the_life_of_a_cell_is_found_by_its_serial(scans: Callable[..., list[Plan]]) -> None:
     found = scans("SELECT * FROM report.unit_history(%(unit)s)", unit="NJ1-4711")
     events = [scan for scan in found if scan["Relation Name"] == "cell_event"]

@@ -48,6 +48,8 @@ WRITES: dict[str, dict[str, set[str]]] = {
         "mes.dirty_bucket": {"INSERT", "DELETE", "mark_id"},
         "mes.day_report": {"INSERT", "UPDATE"},
         "mes.restatement": {"INSERT"},
+        "mes.alert": {"INSERT", "UPDATE"},
+        "mes.alert_history": {"INSERT", "UPDATE"},
     }
     | {f"kpi.{name}": {"INSERT", "UPDATE", "DELETE"} for name in SUMS},
     "mes_operator": STORES

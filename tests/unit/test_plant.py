@@ -11,7 +11,7 @@ import pytest
 
 from mes.contract import Topic, machine_topic
 from mes.errors import ConfigError
-from mes.plant import EVER
+from mes.plant import DEFAULT_RULES, EVER
 from mes.seeds import load_plant
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
@@ -271,6 +271,33 @@ REFUSALS: dict[str, tuple[str, Edit, list[str]]] = {
         ["site_capacity[0].site", "'ohio'", "use one of dalian, nanjing"],
     ),
     "phase twice": ("targets.toml", put('phase = "II"', 'phase = "I"'), ["site_capacity[1].phase", "'I'", "'nanjing'", "choose another"]),
+    "alert of an unknown kind": (
+        "alerts.toml",
+        put('"line_silent"', '"noisy"'),
+        ["alert[1].name", "found 'noisy'", "use one of", "yield_low"],
+    ),
+    "alert of an unknown line": (
+        "alerts.toml",
+        put("line = ", 'line = "ohio/cells/1" #'),
+        ["alert[3].line", "'ohio/cells/1'", "use one of dalian"],
+    ),
+    "alert of a line and a site": (
+        "alerts.toml",
+        put("line = ", 'site = "nanjing"\nline = '),
+        ["alert[3].site", "'nanjing'", "'nanjing/cells/32140-1'", "for one line, or for one site"],
+    ),
+    "alert twice": (
+        "alerts.toml",
+        put('"line_silent"', '"behind_target"'),
+        ["alert[1].name", "stands twice for every line", "one rule each"],
+    ),
+    "alert that is raised when it is cleared": (
+        "alerts.toml",
+        put("clear = 0.02", "clear = 0.05"),
+        ["alert[0].clear", "0.05", "below raise 0.04"],
+    ),
+    "alert of a yield likewise": ("alerts.toml", put("clear = 0.96", "clear = 0.9"), ["alert[3].clear", "0.9", "above raise 0.955"]),
+    "alert in percent": ("alerts.toml", put("raise = 0.04", "raise = 4"), ["alert[0].raise", "4.0", "from 0 to 1"]),
     "not TOML": (NANJING, put("[line]", "[line"), ["not TOML", "line 4"]),
     "key twice": (NANJING, put("machines = 6", "machines = 6\nmachines = 7"), ["not TOML", "line 21"]),
     "not UTF-8": (NANJING, lambda path: path.write_bytes(b'x = "\xff"'), ["cannot be read", "0xff", "utf-8"]),
@@ -399,6 +426,25 @@ def test_a_third_line_is_two_files(seeds: Path) -> None:
 def test_a_later_target_of_the_same_line_is_fine(seeds: Path) -> None:
     end_with(TARGET.format("nanjing/cells/32140-1", "2026-01-01"))(seeds / "targets.toml")
     assert [t.from_ for t in load_plant(seeds).targets if t.line == "nanjing/cells/32140-1"] == [dt.date(2021, 2, 3), dt.date(2026, 1, 1)]
+
+
+def test_the_nearest_rule_of_an_alert_is_in_force(seeds: Path) -> None:
+    rule = '\n[[alert]]\nname = "yield_low"\nraise = {}\nclear = 0.99\nhold_s = 1\nsource = "test"\n{}'
+    own = ["line = 'nanjing/cells/32140-1'\n", "site = 'nanjing'\n", ""]
+
+    def in_force(*rules: str) -> list[float]:
+        (seeds / "alerts.toml").write_text("".join(rules) or "alert = []", encoding="utf-8")
+        plant = load_plant(seeds)
+        assert [[r.name for r in plant.rules(line)] for line in plant.lines.values()] == [[r.name for r in DEFAULT_RULES]] * 2
+        return [next(r.raise_at for r in plant.rules(line) if r.name == "yield_low") for _, line in sorted(plant.lines.items())]
+
+    default = next(r.raise_at for r in DEFAULT_RULES if r.name == "yield_low")
+    assert in_force(*(rule.format(n / 10, scope) for n, scope in enumerate(own, 1))) == [0.3, 0.1]
+    assert in_force(*(rule.format(n / 10, scope) for n, scope in enumerate(own[1:], 1))) == [0.2, 0.1]
+    assert in_force(rule.format(0.1, own[0])) == [default, 0.1]
+    assert in_force() == [default, default]
+    (seeds / "alerts.toml").unlink()
+    assert load_plant(seeds).alerts == []
 
 
 @pytest.mark.parametrize("name", ["nanjing/cells/32140-1", "32140-1", "nanjing", "nanjing-32140-1"])

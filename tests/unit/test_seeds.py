@@ -166,7 +166,7 @@ def test_targets_are_those_announced_and_their_figures_agree() -> None:
 
 
 def test_every_fact_has_a_source() -> None:
-    things = [*PLANT.sites.values(), *PLANT.products.values(), *PLANT.lines.values(), *PLANT.targets, *PLANT.capacities]
+    things = [*PLANT.sites.values(), *PLANT.products.values(), *PLANT.lines.values(), *PLANT.targets, *PLANT.capacities, *PLANT.alerts]
     assert all(thing.source.strip() for thing in things)
 
 

@@ -23,8 +23,15 @@ LEFT JOIN LATERAL (
     SELECT kpi.seconds(d.scheduled * tstzmultirange(tstzrange(d.starts_at, now()))) AS elapsed_s WHERE d.line_id IS NOT NULL
 ) AS t ON true
 CROSS JOIN LATERAL (
-    SELECT sum(x.started - x.good - (x.scrap - x.unscrapped)) AS wip, max(x.last_event_at) AS last_event_at
-    FROM kpi.line_day x WHERE x.line_id = l.line_id AND x.starts_at <= now()
+    -- Less than none there never was: by what it fell short at most, so many stood there before the first event.
+    SELECT (sum(c.n) - least(0, min(c.level)))::bigint AS wip, max(c.last_event_at) AS last_event_at
+    FROM (
+        SELECT b.n, sum(b.n) OVER (ORDER BY b.production_day) AS level, b.last_event_at
+        FROM (
+            SELECT x.production_day, x.started - x.good - (x.scrap - x.unscrapped) AS n, x.last_event_at
+            FROM kpi.line_day x WHERE x.line_id = l.line_id AND x.starts_at <= now()
+        ) AS b
+    ) AS c
 ) AS w
 WHERE l.active;
 
@@ -39,7 +46,7 @@ COMMENT ON COLUMN report.line_now.pace_per_h IS 'good cells for each scheduled h
 COMMENT ON COLUMN report.line_now.projected IS 'good cells at the end of the day if the pace stays; NULL before the first scheduled second';
 COMMENT ON COLUMN report.line_now.remaining_per_h IS 'good cells for each scheduled hour left that reach the target; NULL where no scheduled time is left';
 COMMENT ON COLUMN report.line_now.scheduled_h_left IS 'scheduled hours until the day ends';
-COMMENT ON COLUMN report.line_now.wip IS 'cells between first and last station: started, neither good nor scrapped, over all days that are stored';
+COMMENT ON COLUMN report.line_now.wip IS 'cells between first and last station: started, neither good nor scrapped, over all days that are stored; at least so many, as what stood there before is known only once it has gone';
 COMMENT ON COLUMN report.line_now.last_event_at IS 'time of the latest event of the line';
 COMMENT ON COLUMN report.line_now.silent_s IS 'seconds since then';
 COMMENT ON COLUMN report.line_now.completeness IS 'events / (events + missing + quarantined) of the day so far; NULL where none is known of';
