@@ -95,6 +95,8 @@ def _line(connection: Connection, line: Line, site_id: int, product_id: int) -> 
                 "section": station.section,
                 "kind": station.kind,
                 "cycle_s": station.cycle_s,
+                "cells_per_cycle": station.cells_per_cycle,
+                "positions": station.positions,
                 "is_count_point": station is line.station[-1],
                 "active": True,
             },
