@@ -22,6 +22,7 @@ from mes.tasks import stop_on_signals
 
 log = logging.getLogger(__name__)
 
+
 def serve(database: str, broker: str | None, host: str, port: int) -> None:
     """Serve the board until SIGTERM or SIGINT.
 

@@ -14,6 +14,7 @@ import msgspec
 
 from mes.board import figures
 from mes.errors import Refused, Unavailable
+from mes.present import count, percent
 from mes.store import report
 from mes.store.connection import Connection, connect, translated
 
@@ -109,9 +110,9 @@ def _missed(found: figures.Row, zone: ZoneInfo) -> dict[str, Any]:
 
 
 def _machine(machine: figures.Row, hours: list[list[int]]) -> dict[str, Any]:
-    lacks = [f"{figures.count(machine[name])} {what}" for name, what in (("missing", "never came"), ("quarantined", "in the quarantine"))
+    lacks = [f"{count(machine[name])} {what}" for name, what in (("missing", "never came"), ("quarantined", "in the quarantine"))
              if machine[name]]  # fmt: skip
-    text = {"received": figures.count(machine["received"]), "completeness": figures.percent(machine["completeness"]),
+    text = {"received": count(machine["received"]), "completeness": percent(machine["completeness"]),
             "lacks": ", ".join(lacks)}  # fmt: skip
     return dict(machine) | {"hours": hours, "text": text}
 
@@ -121,9 +122,9 @@ def _characteristic(found: figures.Row) -> dict[str, Any]:
     return dict(found) | {
         "text": texts | {
             "name": found["characteristic"].replace("_", " "),
-            "n": figures.count(found["n"]),
+            "n": count(found["n"]),
             "sd": figures.plain(found["sd"], 3),
-            "implausible": figures.count(found["implausible"]),
+            "implausible": count(found["implausible"]),
         }
     }  # fmt: skip
 
@@ -134,6 +135,7 @@ def _visit(visit: figures.Row, zone: ZoneInfo) -> dict[str, Any]:
         "text": {
             "at": f"{at:%Y-%m-%d %H:%M:%S}",
             "day": figures.date(visit["production_day"]) if visit["production_day"] else figures.DASH,
+            "station": figures.short(visit["station_name"]),
             "cycle": figures.seconds(visit["cycle_s"]),
             "readings": [[name.replace("_", " "), figures.plain(value)] for name, value in sorted((visit["readings"] or {}).items())],
         }

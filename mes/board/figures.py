@@ -78,8 +78,8 @@ def plain(number: float | None, digits: int = 4) -> str:
     """A measured figure with so many digits that count."""
     if number is None:
         return DASH
-    decimals = digits - 1 - (math.floor(math.log10(abs(number))) if number else 0)
-    return f"{number:,.{max(0, decimals)}f}"
+    power = math.floor(math.log10(abs(number))) if number else 0
+    return f"{number:.{digits - 1}e}" if power < -4 else f"{number:,.{max(0, digits - 1 - power)}f}"
 
 
 def gap(cells: int | None) -> str:

@@ -63,7 +63,7 @@ export function axes(host, { x, y }) {
   const common = { font, stroke: token(host, "muted"), ticks: { show: false } };
   return [
     { ...common, size: size * 1.7, gap: size * 0.35, grid: { show: false }, ...x },
-    { ...common, size: size * 3.1, gap: size * 0.4, grid: { stroke: token(host, "faint"), width: 1 }, space: size * 3, ...y },
+    { ...common, size: size * 2.7, gap: size * 0.4, grid: { stroke: token(host, "faint"), width: 1 }, space: size * 3, ...y },
   ];
 }
 

@@ -38,7 +38,10 @@ export class LineCard {
     for (const name of DASHES) put(field[name], text[name] ?? "–");
     put(field.projected_gap, text.projected_gap ?? "");
     const ahead = day?.target_so_far == null ? null : day.good - Math.round(day.target_so_far);
+    set(field.back, "href", lineUrl(line.line));
+    field.back.hidden = !this.asked;
     root.classList.toggle("without", day === null);
+    root.classList.toggle("gone-by", Boolean(day?.is_over && this.asked));
     root.classList.toggle("paceless", day !== null && day.target_so_far === null);
     set(root, "data-pace", ahead === null ? "none" : ahead < 0 ? "behind" : "ahead");
     set(root, "data-end", day?.gap == null ? "none" : (day.projected ?? day.good) < day.target ? "short" : "reached");

@@ -43,8 +43,9 @@ function update(item, line, day, station, past) {
   put(field("of_rate"), past ? "good" : "/h");
   put(field("fpy"), text.first_pass_yield);
   put(field("of_fpy"), "FPY");
-  put(field("wip"), past ? text.scrap : text.wip);
-  put(field("of_wip"), past ? "scrap" : "waiting");
+  const first = !past && station.wip_before === null; // nothing can wait before it
+  put(field("wip"), past ? text.scrap : first ? "" : text.wip);
+  put(field("of_wip"), past ? "scrap" : first ? "" : "waiting");
 }
 
 function showBottleneck(element, stations) {
