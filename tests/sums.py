@@ -47,8 +47,8 @@ FROM visit v JOIN (SELECT *, row_number() OVER (PARTITION BY station_id ORDER BY
 WHERE v.rework + v.scrap > 0;
 
 INSERT INTO kpi.reading_sum
-SELECT v.line_id, v.grain, v.starts_at, c.station_id, c.slot, v.good, 0, c.at * v.good, (c.at ^ 2 + round(c.width / c.grid_step / 10) ^ 2) * v.good,
-    c.nominal - 0.4 * c.width, c.nominal + 0.4 * c.width
+SELECT v.line_id, v.grain, v.starts_at, c.station_id, c.slot, v.good, 0, c.at * v.good,
+    (c.at ^ 2 + round(c.width / c.grid_step / 10) ^ 2) * v.good, c.nominal - 0.4 * c.width, c.nominal + 0.4 * c.width
 FROM visit v JOIN (
     SELECT *, round((nominal - grid_origin) / grid_step) AS at, abs(coalesce(usl, lsl) - nominal) AS width FROM mes.characteristic
 ) AS c USING (station_id)

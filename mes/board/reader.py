@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 3.0  # between two readings of everything, whatever we are told
 DAYS: Final = 31  # today and the thirty before it
 DAYS_S: Final = 30.0  # between two readings of the days that have been
+HEARING_S: Final = 0.5  # so soon it is noticed that reading is to end
 RETRY_S: Final = 1.0
 SHARE: Final = 0.3  # of the time at most is spent reading
 
@@ -78,6 +79,8 @@ class Reader(threading.Thread):
                 connection = None
                 self._post(self._feed.fail, why)
                 self._stopping.wait(RETRY_S)
+        if connection:
+            connection.close()
 
     def _follow(self, connection: Connection) -> None:
         """Read the lines that we are told of, until everything is to be read again."""
@@ -86,7 +89,7 @@ class Reader(threading.Thread):
             if not self._tells:
                 self._stopping.wait(left)
                 continue
-            for line in report.changed(connection, left):
+            for line in report.changed(connection, min(left, HEARING_S)):
                 self._read_lines(connection, line)
 
     def _read_lines(self, connection: Connection, line: str | None) -> None:
