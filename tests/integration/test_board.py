@@ -65,6 +65,8 @@ def database(server: EmbeddedPostgres) -> str:
         connection.execute("DELETE FROM kpi.station_sum; DELETE FROM kpi.line_day")  # a TRUNCATE would meet the board in a deadlock
     add_day(server.url, NANJING, TODAY - dt.timedelta(days=1), good=49_999, scrap=1)
     add_day(server.url, NANJING, TODAY, good=12_000, scrap=240)
+    with psycopg.connect(server.url) as connection:
+        connection.execute("SELECT pg_notify('mes_figures', path) FROM mes.line")
     return server.url
 
 

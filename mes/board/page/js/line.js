@@ -86,7 +86,7 @@ export class LineCard {
     put(field.trouble, trouble);
     root.querySelector(".trouble").hidden = !trouble;
     root.classList.toggle("troubled", Boolean(trouble));
-    root.classList.toggle("untaken", line in known.untaken);
+    root.classList.toggle("untaken", !this.asked && line in known.untaken);
     resign(root.querySelector(".fresh"), trouble ? "warn" : "live");
     const whole = root.querySelector(".whole");
     whole.classList.toggle("lacks", (day?.completeness ?? 1) < 1);

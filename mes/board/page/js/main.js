@@ -81,6 +81,12 @@ function showLine() {
   }
 }
 
+/** Whether the day that was asked for is the one that runs: it is shown like that, live. */
+function becameNewest() {
+  const day = known.lines.get(shown.line)?.day?.production_day;
+  return day === shown.day && cards.get(shown.line)?.asked !== null;
+}
+
 function add(path, card) {
   cards.set(path, card);
   main.append(card.root);
@@ -114,7 +120,7 @@ async function askDay() {
   const number = asking;
   const { line, day } = shown;
   const found = await ask(`/api/line/${line}/${day}`, () => number === asking);
-  if (number !== asking || found === undefined) return;
+  if (number !== asking || found === undefined || cards.has(line)) return;
   if (found === null) return missing("No such production day of this line is known");
   const card = new LineCard({ alone: true, day });
   add(line, card);
@@ -147,7 +153,10 @@ async function askStation() {
 follow({
   figures(path) {
     if (shown.view === "board") showBoard();
-    if (shown.view === "line" && shown.line === path && !cards.has(path)) showLine();
+    if (shown.view === "line" && shown.line === path && (shown.day ? becameNewest() : !cards.has(path))) {
+      clear();
+      showLine();
+    }
     const card = cards.get(path);
     if (card && !card.asked) card.show(known.lines.get(path));
     if (shown.line === path) {
