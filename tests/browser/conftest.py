@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 from psycopg.rows import dict_row
 
 from mes.embedded.postgres import EmbeddedPostgres
@@ -31,11 +31,13 @@ FLAGS = [
 ]  # fmt: skip
 SHOTS = Path(__file__).parent / "shots"
 PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser with a profile of its own, which is empty."""
+    """A browser with a profile of its own, which is empty. Not for longer than a module: while it lives its loop is in the way
+    of tests that have one of their own."""
     program = next((found for name in ("/usr/bin/chromium", "chromium", "google-chrome") if (found := shutil.which(name))), None)
     if program is None:
         missing("Chromium", "chromium fonts-dejavu-core")
@@ -89,7 +91,8 @@ def board(database: str, broker: str | None, port: int | None = None) -> Iterato
 def plant(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """Both lines of the seeds with a month of sums, without a pipeline. A module has its own: it may stop the servers."""
     home = tmp_path_factory.mktemp("plant")
-    with EmbeddedPostgres(home, settings={"fsync": "off"}, say=lambda _: None) as server, Mosquitto(home / "broker") as broker:
+    settings = {"fsync": "off", "track_commit_timestamp": "on"}
+    with EmbeddedPostgres(home, settings=settings, say=lambda _: None) as server, Mosquitto(home / "broker") as broker:
         migrate(server.url)
         seed(server.url, load_plant(ROOT / "seeds"))
         month(server.url, dt.datetime.now(dt.UTC))
