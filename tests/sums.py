@@ -20,7 +20,7 @@ FROM (
     SELECT l.line_id, g.grain, t AS starts_at, 300.0 * (CASE g.grain WHEN 'hour' THEN 12 ELSE 1 END) AS seconds,
         (SELECT cells_per_day FROM mes.target x WHERE x.line_id = l.line_id ORDER BY from_day DESC LIMIT 1) AS cells_per_day,
         abs(hashint8extended(extract(epoch FROM t)::bigint + 7 * l.line_id, 1) %% 1000) / 1000.0 AS share,
-        abs(hashint8extended((extract(epoch FROM t)::bigint / 86400) * 11 + l.line_id, 2) %% 1000) / 1000.0 AS of_day
+        abs(hashint8extended(floor(extract(epoch FROM t - %(today)s) / 86400)::bigint * 11 + l.line_id, 2) %% 1000) / 1000.0 AS of_day
     FROM mes.line l CROSS JOIN (VALUES ('hour'::kpi.grain, interval '1 hour'), ('bucket', '5 minutes')) AS g (grain, step)
     CROSS JOIN LATERAL generate_series(%(today)s - interval '30 days', %(now)s, g.step) AS t
     WHERE CASE g.grain WHEN 'hour' THEN t < %(today)s AND extract(hour FROM t - %(today)s + interval '40 days') < 23
@@ -68,9 +68,8 @@ SELECT line_id, %(today)s - n * interval '1 day' - interval '1 hour' FROM mes.li
 """
 
 
-def month(database: str, now: dt.datetime) -> None:
-    """Thirty production days of every line, and today's up to `now`; for lines whose days begin at midnight UTC, such as those of China."""
-    today = now.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def month(database: str, today: dt.datetime, now: dt.datetime) -> None:
+    """Thirty production days of every line, and the one that began at `today`, a full hour, up to `now`."""
     with psycopg.connect(database, autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
         connection.execute("SET timezone = 'UTC'")
         for statement in _STRETCHES.split(";\n"):

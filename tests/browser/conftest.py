@@ -87,15 +87,27 @@ def board(database: str, broker: str | None, port: int | None = None) -> Iterato
         yield port
 
 
+def _beginning(today: dt.datetime, folder: Path) -> Path:
+    """The seeds with production days that begin at that hour, so that the tests meet the middle of a day whenever they run."""
+    shutil.copytree(ROOT / "seeds", folder)
+    day, night = (f"{today + dt.timedelta(hours=8 + later):%H}:00:00" for later in (0, 12))  # the plants are eight hours ahead
+    for path in (folder / "sites").glob("*.toml"):
+        text = path.read_text(encoding="utf-8").replace("20:00:00", "NIGHT").replace("08:00:00", day).replace("NIGHT", night)
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def plant(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """Both lines of the seeds with a month of sums, without a pipeline. A module has its own: it may stop the servers."""
     home = tmp_path_factory.mktemp("plant")
+    now = dt.datetime.now(dt.UTC)
+    today = now.replace(minute=0, second=0, microsecond=0) - dt.timedelta(hours=14)
     settings = {"fsync": "off", "track_commit_timestamp": "on"}
     with EmbeddedPostgres(home, settings=settings, say=lambda _: None) as server, Mosquitto(home / "broker") as broker:
         migrate(server.url)
-        seed(server.url, load_plant(ROOT / "seeds"))
-        month(server.url, dt.datetime.now(dt.UTC))
+        seed(server.url, load_plant(_beginning(today, home / "seeds")))
+        month(server.url, today, now)
         with board(server.url, broker.url) as port:
             yield Plant(server, broker, port)
 

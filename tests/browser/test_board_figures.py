@@ -115,7 +115,7 @@ def test_the_route_is_the_views(plant: Plant, open_page: Opener, line: str) -> N
     narrowest = [station["station"] for station in stations if station["is_bottleneck"]]
     assert [item.get_attribute("data-key") for item in root.locator(".narrowest").all()] == narrowest
     if narrowest:
-        assert f"({narrowest[0]})" in (root.locator(".bottleneck").text_content() or "")
+        assert root.locator(".bottleneck .short").text_content() == narrowest[0]
 
 
 @BOTH

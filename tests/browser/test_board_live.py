@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import Opener, Plant, board
+from tests.browser.conftest import Opener, Plant, board, shot
 from tests.pipeline import Gateway, event, service, sessions_held
 from tests.servers import wait_for
 
@@ -77,6 +77,32 @@ def test_figures_move_while_the_line_runs(plant: Plant, open_page: Opener) -> No
     assert shown(page) == before + 7
 
 
+SIZES = {"desktop": (1440, 900), "wall": (1920, 1080), "phone": (390, 844)}
+PICTURES = {
+    "board": "/", "line": f"/line/{NANJING}", "station": f"/line/{NANJING}/station/wnd", "day": f"/line/{NANJING}/YESTERDAY",
+    "unit": "/unit?serial=NJ1-LIVE-1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures(plant: Plant, open_page: Opener, size: str, scheme: str) -> None:
+    """Kept for people to look at: would you hang this in a plant?"""
+    today = plant.row("SELECT max(production_day) AS day FROM report.line_now")["day"]
+    for name, address in PICTURES.items():
+        if size == "wall" and name not in ("board", "line"):
+            continue
+        address = address.replace("YESTERDAY", str(today - dt.timedelta(days=1)))
+        page = open_page(address + ("?wall" if size == "wall" else ""), *SIZES[size], scheme=scheme, reduced_motion="reduce")
+        page.locator("article").first.wait_for()
+        if name not in ("unit", "station") and size != "wall":
+            page.locator(".calendar a.day").last.wait_for()
+        if name == "station":
+            page.locator("dialog .times canvas").wait_for()
+        picture = shot(page, f"{name}-{size}-{scheme}", full_page=size != "wall" and name != "station")
+        assert picture.stat().st_size > 10_000
+
+
 def test_an_open_station_follows(plant: Plant, open_page: Opener) -> None:
     page = open_page(f"/line/{NANJING}/station/grd")
     received = page.locator("dialog .machines tbody tr").first.locator("td").nth(1)
@@ -118,6 +144,10 @@ def test_the_database_goes_and_comes_back(plant: Plant, open_page: Opener) -> No
     try:
         outage(page, "no database", since)
         assert shown(page) == before
+        age = page.locator("article.line [data-field=fresh]").first
+        was = age.text_content() or ""
+        expect(age).not_to_have_text(was)  # figures grow older, though nobody says so
+        shot(page, "no-database")
     finally:
         plant.server.start()
     back(plant, page, before)
@@ -147,6 +177,7 @@ def test_the_board_itself_goes_and_comes_back(plant: Plant, open_page: Opener) -
         big(page).wait_for()
         since = dt.datetime.now()  # noqa: DTZ005
     outage(page, "no answer from the board", since)
+    shot(page, "no-board-wall")
     before = shown(page)
     with board(plant.database, plant.broker.url, port):
         back(plant, page, before)

@@ -24,7 +24,9 @@ SIZES = """(what) => [...document.querySelectorAll(what)].map((e) => parseFloat(
 PAIRS = [
     ("ink", "card", 7.0), ("ink", "paper", 7.0), ("muted", "card", 4.5), ("muted", "paper", 4.5), ("warn-ink", "warn-paper", 4.5),
     ("aim", "card", 4.5), ("well", "card", 4.5), ("made", "card", 3.0), ("made", "faint", 3.0), ("ink", "well-paper", 7.0),
-    ("warn-ink", "card", 4.5), ("ink", "open-paper", 7.0), ("focus", "card", 3.0), ("focus", "paper", 3.0), ("aim", "warn-paper", 3.0),
+    ("warn-ink", "card", 4.5), ("ink", "open-paper", 7.0),
+    ("ink", "miss-paper", 7.0), ("aim", "miss-paper", 3.0), ("muted", "miss-paper", 4.5),
+    ("focus", "card", 3.0), ("focus", "paper", 3.0), ("aim", "warn-paper", 3.0),
 ]  # fmt: skip
 
 

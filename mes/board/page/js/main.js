@@ -179,10 +179,17 @@ follow({
     const element = document.getElementById("state");
     put(document.getElementById("state-text"), stateText());
     resign(element, state === "live" ? "live" : "warn");
-    put(document.getElementById("clock"), new Date(now()).toTimeString().slice(0, 5));
-    for (const card of cards.values()) card.showFreshness();
+    tick();
   },
 });
+
+/** Time passes, also where nothing comes from the server any more. */
+function tick() {
+  put(document.getElementById("clock"), new Date(now()).toTimeString().slice(0, 5));
+  for (const card of cards.values()) card.showFreshness();
+}
+
+setInterval(tick, 1000);
 
 document.getElementById("search").addEventListener("submit", (event) => {
   event.preventDefault();

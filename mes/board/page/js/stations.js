@@ -54,10 +54,11 @@ function showBottleneck(element, stations) {
   if (!found) return;
   const { text, state, station } = found;
   if (!element.children.length) {
-    element.append(h("span", { class: "mark" }, sign("below"), " bottleneck"), " ", h("strong"), h("span", { class: "how" }), h("span", { class: "share" }), h("span", { class: "waits" }));
+    element.append(h("span", { class: "mark" }, sign("below"), " bottleneck"), " ", h("strong"), h("span", { class: "short" }), h("span", { class: "how" }), h("span", { class: "share" }), h("span", { class: "waits" }));
   }
   const part = (name) => element.querySelector(`.${name}`);
-  put(element.querySelector("strong"), `${text.name} (${station})`);
+  put(element.querySelector("strong"), text.name);
+  put(part("short"), station);
   put(part("how"), state === "stopped" ? `stopped since ${text.last_event}` : `${text.rate}/h`);
   put(part("share"), state === "stopped" ? "" : `${text.utilisation} of what it can`);
   put(part("waits"), found.wip_before === null ? "" : `${text.wip} waiting`);
