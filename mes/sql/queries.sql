@@ -518,7 +518,8 @@ ORDER BY l.line
 
 -- name: board
 -- Lines with a production day, a given one or the newest that has begun: its hours, stations and most frequent defects; one statement,
--- so one snapshot. What is true of this moment only is NULL on a day that is over, and where the line is behind with its events.
+-- so one snapshot. What is true of this moment only is NULL on a day that is over, and the pace where the line is
+-- behind with its events: it would compare them with the clock.
 SELECT l.line, l.name, l.site_name, l.zone, coalesce(t.product, l.product) AS product,
     t.production_day, t.starts_at, t.ends_at, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_over, t.is_closed,
     t.version, t.energy_mwh, t.scheduled_h, t.completeness, t.missing, t.quarantined, t.late, y.output_yield, y.rolled_throughput_yield,
@@ -553,7 +554,6 @@ LEFT JOIN LATERAL (
     LEFT JOIN report.station_yield q ON q.line = t.line AND q.production_day = t.production_day AND q.station = x.station
     WHERE x.line = l.line
 ) s ON true
--- the pace of a line that is behind with its events would compare them with the clock
 LEFT JOIN report.line_now n ON n.line = t.line AND n.production_day = t.production_day AND s.as_of >= now() - interval '1 minute'
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object('station', d.station, 'defect', d.defect, 'name', d.defect_name, 'count', d.count,

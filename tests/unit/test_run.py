@@ -262,7 +262,7 @@ def test_missing_servers_are_named_and_required_in_ci(
     monkeypatch.setattr(run.glob, "glob", lambda _: [])
     monkeypatch.delenv("CI", raising=False)
     run.name_missing_servers()
-    assert "apt-get install -y mosquitto mosquitto-clients postgresql" in capsys.readouterr().out
+    assert "apt-get install -y mosquitto mosquitto-clients postgresql chromium fonts-dejavu-core" in capsys.readouterr().out
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(run.Stop, match="mosquitto mosquitto-clients postgresql"):
+    with pytest.raises(run.Stop, match="mosquitto mosquitto-clients postgresql chromium fonts-dejavu-core"):
         run.name_missing_servers()
