@@ -251,11 +251,14 @@ main.add_command(report)
 @click.option("--host", envvar="MES_BOARD_HOST", show_envvar=True, default="127.0.0.1", help="address to listen on")
 @click.option("--port", envvar="MES_BOARD_PORT", show_envvar=True, default=8787, help="port to listen on")
 def board(host: str, port: int) -> None:
-    """Serve the page with both lines' figures, live."""
+    """Serve the page with the lines' figures, live. With a broker (MES_BROKER_URL) it also says when that is away."""
+    import os
+
     from mes import settings
     from mes.board.app import serve
 
-    serve(settings.database_url(), host, port)
+    broker = settings.broker_url() if os.environ.get("MES_BROKER_URL") else None
+    serve(settings.database_url(), broker, host, port)
 
 
 def _home_options(command: Any) -> Any:

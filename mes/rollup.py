@@ -26,7 +26,7 @@ from mes.watch import MARKS_S, Watch
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 0.5  # a line is summed at most this often; marks that come in between wait
+INTERVAL_S = 0.3  # a line is summed at most this often, so that a figure is on the board within a second; marks that come in between wait
 SHARE = 0.3  # and the work takes at most about this share of the time, so that ingest keeps its core
 LONGEST_S = 5.0  # but no figure is older than this by choice
 DAYS_S = 5.0  # how often days are looked for that have begun without events or are over for good

@@ -98,6 +98,35 @@ class Truth(Facts):
                     })  # fmt: skip
         return rows
 
+    def cycle_time(self) -> list[Row]:
+        """By bins of a thirty-second of their octave, the shortest and the longest times in the outermost."""
+        rows = []
+        for (line, day), events in self.by_day.items():
+            bins: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)
+            for told in events:
+                seconds = min(max(real(told.event.cycle_s), 2.0**-7), 2.0**25 * (1 - 2.0**-24))
+                width = 2.0 ** (math.frexp(seconds)[1] - 1) / 32
+                bins[told.station][seconds // width * width, seconds // width * width + width] += 1
+            for station, counts in bins.items():
+                for (low, high), n in counts.items():
+                    rows.append({
+                        "line": line, "production_day": day, "station": station, "from_s": low, "below_s": high, "count": n,
+                        "share": n / counts.total(),
+                    })  # fmt: skip
+        return rows
+
+    def hourly_machine(self) -> list[Row]:
+        rows = []
+        for (line, day), events in self.by_day.items():
+            begin, _ = self.bounds(line, day)
+            for (machine, hour), n in Counter((told.machine, (told.at - begin) // HOUR) for told in events).items():
+                station, _, code = machine.partition("/")
+                rows.append({
+                    "line": line, "production_day": day, "station": station, "machine": code, "hour_starts_at": begin + hour * HOUR,
+                    "hour_of_day": hour, "events": n,
+                })  # fmt: skip
+        return rows
+
     def shift_throughput(self) -> list[Row]:
         rows = []
         for line, day in self.days:

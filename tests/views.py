@@ -14,6 +14,8 @@ KEYS = {
     "daily_throughput": ("line", "production_day"),
     "daily_yield": ("line", "production_day"),
     "station_yield": ("line", "production_day", "station"),
+    "cycle_time": ("line", "production_day", "station", "from_s"),
+    "hourly_machine": ("line", "production_day", "station", "machine", "hour_of_day"),
     "shift_throughput": ("line", "production_day", "shift_of_day"),
     "hourly_throughput": ("line", "production_day", "hour_of_day"),
     "defect_pareto": ("line", "production_day", "station", "defect"),

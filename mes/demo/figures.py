@@ -65,9 +65,9 @@ class Figures:
         return bool(rows and rows[0][0])
 
     def lines(self) -> dict[str, dict[str, Any]] | None:
-        """What the board shows of the newest production day of each line, by line."""
+        """The newest production day of each line, by line."""
         try:
-            return {row["line"]: row for row in report.board(self._open()) if row["nth"] in (None, 1)}
+            return {row["line"]: row for row in report.newest_days(self._open())}
         except Unavailable:
             self.close()
             return None

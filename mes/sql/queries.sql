@@ -548,6 +548,10 @@ FROM (
 ) AS x
 WHERE d.line_id = %(line)s AND d.production_day = x.production_day AND (d.missing, d.quarantined) IS DISTINCT FROM (x.missing, x.quarantined)
 
+-- name: tell_figures
+-- Whoever shows figures reads them again when this transaction has committed.
+SELECT pg_notify('mes_figures', path) FROM mes.line WHERE line_id = %(line)s
+
 -- name: restate
 -- Note what a day now reports; if it was closed, what it reported before.
 WITH now AS (
@@ -770,18 +774,32 @@ ORDER BY v.line, v.raised_at LIMIT %(most)s
 -- Codes of the stations of lines, in route order.
 SELECT DISTINCT s.code, s.seq FROM mes.station s JOIN mes.line l USING (line_id) WHERE l.path = ANY(%(lines)s) ORDER BY s.seq
 
+-- name: newest_days
+-- Each line with the newest production day that has begun.
+SELECT l.line, l.zone, t.production_day, t.good, t.target, t.attainment, t.last_event_at, y.output_yield, y.rolled_throughput_yield
+FROM report.line l
+LEFT JOIN LATERAL (
+    SELECT d.* FROM report.daily_throughput d WHERE d.line = l.line AND d.starts_at <= now() ORDER BY d.production_day DESC LIMIT 1
+) t ON true
+LEFT JOIN report.daily_yield y ON y.line = t.line AND y.production_day = t.production_day
+WHERE l.is_active
+ORDER BY l.line
+
 -- The board: views of `report` and nothing else.
 
 -- name: board
--- Each line with its two newest production days that have begun, and the hours of the newer one: one statement, so one snapshot.
+-- Lines with a production day, a given one or the newest that has begun: its hours, stations and most frequent defects; one statement,
+-- so one snapshot. What is true of this moment only is NULL on a day that is over, and the pace where the line is
+-- behind with its events: it would compare them with the clock.
 SELECT l.line, l.name, l.site_name, l.zone, coalesce(t.product, l.product) AS product,
-    t.nth, t.production_day, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_over, t.completeness,
-    y.output_yield, y.rolled_throughput_yield, h.hours
+    t.production_day, t.starts_at, t.ends_at, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_over, t.is_closed,
+    t.version, t.energy_mwh, t.scheduled_h, t.completeness, t.missing, t.quarantined, t.late, y.output_yield, y.rolled_throughput_yield,
+    n.target_so_far, n.pace_per_h, n.projected, n.remaining_per_h, n.scheduled_h_left, s.wip, h.hours, s.stations, f.defects
 FROM report.line l
 LEFT JOIN LATERAL (
-    SELECT d.*, row_number() OVER (ORDER BY d.production_day DESC) AS nth
-    FROM report.daily_throughput d WHERE d.line = l.line AND d.starts_at <= now()
-    ORDER BY d.production_day DESC LIMIT 2
+    SELECT d.* FROM report.daily_throughput d
+    WHERE d.line = l.line AND d.starts_at <= now() AND (%(day)s::date IS NULL OR d.production_day = %(day)s::date)
+    ORDER BY d.production_day DESC LIMIT 1
 ) t ON true
 LEFT JOIN LATERAL (
     SELECT d.output_yield, d.rolled_throughput_yield
@@ -790,7 +808,77 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object('hour_starts_at', d.hour_starts_at, 'hour_of_day', d.hour_of_day,
         'good', d.good, 'scrap', d.scrap, 'target', d.target) ORDER BY d.hour_of_day) AS hours
-    FROM report.hourly_throughput d WHERE t.nth = 1 AND d.line = t.line AND d.production_day = t.production_day
+    FROM report.hourly_throughput d WHERE d.line = t.line AND d.production_day = t.production_day
 ) h ON true
-WHERE l.is_active
-ORDER BY l.line, t.nth
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_object('station', x.station, 'name', x.station_name, 'section', x.section, 'machines', x.machines,
+        'inspected', q.inspected, 'first_pass_yield', q.first_pass_yield, 'good', q.good, 'rework', q.rework, 'scrap', q.scrap,
+        'cycle_p50_s', q.cycle_p50_s, 'cycle_p95_s', q.cycle_p95_s, 'window_h', x.window_h,
+        'rate_per_h', CASE WHEN x.production_day = t.production_day THEN x.rate_per_h END,
+        'utilisation', CASE WHEN x.production_day = t.production_day THEN x.utilisation END,
+        'wip_before', CASE WHEN x.production_day = t.production_day THEN x.wip_before END,
+        'state', CASE WHEN x.production_day = t.production_day THEN x.state END,
+        'last_event_at', CASE WHEN x.production_day = t.production_day THEN x.last_event_at END,
+        'is_bottleneck', coalesce(x.production_day = t.production_day AND x.is_bottleneck, false)) ORDER BY x.station_seq) AS stations,
+        max(x.as_of) AS as_of, sum(x.wip_before) FILTER (WHERE x.production_day = t.production_day)::bigint AS wip
+    FROM report.station_now x
+    LEFT JOIN report.station_yield q ON q.line = t.line AND q.production_day = t.production_day AND q.station = x.station
+    WHERE x.line = l.line
+) s ON true
+LEFT JOIN report.line_now n ON n.line = t.line AND n.production_day = t.production_day AND s.as_of >= now() - interval '1 minute'
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_object('station', d.station, 'defect', d.defect, 'name', d.defect_name, 'count', d.count,
+        'share', d.share, 'cumulative_share', d.cumulative_share) ORDER BY d.rank) AS defects
+    FROM report.defect_pareto d WHERE d.line = t.line AND d.production_day = t.production_day AND d.rank <= %(defects)s
+) f ON true
+WHERE l.is_active AND (%(line)s::text IS NULL OR l.line = %(line)s)
+ORDER BY l.line
+
+-- name: zones
+-- The time zone of each line's site.
+SELECT line, zone FROM report.line
+
+-- name: board_days
+-- The production days of each active line before the newest, that have begun within so many days, oldest first.
+SELECT l.line, t.production_day, t.good, t.target, t.attainment, t.gap, t.scrap, t.is_over, t.is_closed, t.version, t.completeness,
+    y.output_yield, y.rolled_throughput_yield
+FROM report.line l
+JOIN report.daily_throughput t ON t.line = l.line
+JOIN report.daily_yield y ON y.line = t.line AND y.production_day = t.production_day
+WHERE l.is_active AND t.starts_at <= now() AND t.production_day > (now() AT TIME ZONE l.zone)::date - %(days)s::integer
+ORDER BY l.line, t.production_day
+
+-- name: board_station
+-- A station in a production day: its machines, all its defects, its cycle times, its characteristics, and the cells that missed in the
+-- two hours before now, or before the day ended; one snapshot.
+SELECT x.line, x.station, x.station_name AS name, x.section, x.kind, l.name AS line_name, l.zone, t.production_day, t.starts_at, t.is_over,
+    (SELECT jsonb_agg(jsonb_build_object('machine', c.machine, 'received', c.received, 'missing', c.missing, 'quarantined', c.quarantined,
+        'duplicates', c.duplicates, 'late', c.late, 'completeness', c.completeness) ORDER BY c.machine)
+     FROM report.completeness c WHERE c.line = t.line AND c.production_day = t.production_day AND c.station = x.station) AS machines,
+    (SELECT jsonb_agg(jsonb_build_array(m.machine, m.hour_of_day, m.events) ORDER BY m.machine, m.hour_of_day)
+     FROM report.hourly_machine m WHERE m.line = t.line AND m.production_day = t.production_day AND m.station = x.station) AS hours,
+    (SELECT jsonb_agg(jsonb_build_object('station', d.station, 'defect', d.defect, 'name', d.defect_name, 'count', d.count,
+        'share', d.share) ORDER BY d.rank)
+     FROM report.defect_pareto d WHERE d.line = t.line AND d.production_day = t.production_day AND d.station = x.station) AS defects,
+    (SELECT jsonb_agg(jsonb_build_array(b.from_s, b.below_s, b.count) ORDER BY b.from_s)
+     FROM report.cycle_time b WHERE b.line = t.line AND b.production_day = t.production_day AND b.station = x.station) AS cycle_times,
+    (SELECT jsonb_agg(jsonb_build_object('characteristic', k.characteristic, 'unit', k.unit, 'n', k.n, 'mean', k.mean, 'sd', k.sd,
+        'lowest', k.lowest, 'highest', k.highest, 'nominal', k.nominal, 'lsl', k.lsl, 'usl', k.usl, 'implausible', k.implausible)
+        ORDER BY k.characteristic)
+     FROM report.daily_characteristic k WHERE k.line = t.line AND k.production_day = t.production_day AND k.station = x.station) AS characteristics,
+    (SELECT jsonb_agg(jsonb_build_object('unit', v.unit, 'at', v.at, 'machine', v.machine, 'result', v.result, 'defect', v.defect,
+        'defect_name', v.defect_name) ORDER BY v.at DESC)
+     FROM (
+        SELECT * FROM report.unit_visit u
+        WHERE u.line = x.line AND u.station = x.station AND u.result <> 'pass'
+            AND u.at > least(x.as_of, t.ends_at) - interval '2 hours' AND u.at <= least(x.as_of, t.ends_at)
+        ORDER BY u.at DESC LIMIT 8
+     ) AS v) AS missed
+FROM report.station_now x
+JOIN report.line l ON l.line = x.line
+LEFT JOIN LATERAL (
+    SELECT d.line, d.production_day, d.starts_at, d.ends_at, d.is_over FROM report.daily_throughput d
+    WHERE d.line = x.line AND d.starts_at <= now() AND (%(day)s::date IS NULL OR d.production_day = %(day)s::date)
+    ORDER BY d.production_day DESC LIMIT 1
+) t ON true
+WHERE x.line = %(line)s AND x.station = %(station)s

@@ -215,6 +215,7 @@ class Rollup:
         self._sum_up(day, "hour", "bucket", hours, [min(hour + _HOUR, day.end) for hour in hours])
         self._sum_up(day, "day", "hour", [day.begin], [day.end])
         self._sum_line(day)
+        self._connection.execute(queries()["tell_figures"], {"line": day.line_id})
         return len(buckets)
 
     def _summed(self, day: _Day, marked: list[dt.datetime]) -> tuple[list[dt.datetime], Iterator[tuple[dt.datetime, Sums]]]:
@@ -302,7 +303,8 @@ class Rollup:
         """Replace what each day of the line lacks. By itself, as it is about many days, and others may be at each of them."""
         with self._connection.transaction():
             self._connection.execute("SELECT pg_advisory_xact_lock(%s::integer, %s::integer)", [_LACKING, line_id])
-            self._connection.execute(queries()["sum_lacking"], {"line": line_id})
+            if self._connection.execute(queries()["sum_lacking"], {"line": line_id}).rowcount > 0:
+                self._connection.execute(queries()["tell_figures"], {"line": line_id})
 
 
 def _us(at: dt.datetime) -> int:

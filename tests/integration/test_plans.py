@@ -150,6 +150,7 @@ def test_a_year_of_days_reads_sums_of_days_only(scans: Callable[..., list[Plan]]
         ("hourly_throughput", "station_sum", 24 * 21),
         ("completeness", "machine_day", 2 * 400),
         ("daily_characteristic", "reading_sum", 100),
+        ("cycle_time", "station_sum", 21 * 23),
     ],
 )
 def test_one_day_reads_that_day(scans: Callable[..., list[Plan]], view: str, table: str, most: int) -> None:

@@ -146,3 +146,25 @@ def test_an_old_day_that_is_marked_all_the_time_keeps_no_other_from_being_summed
                     newest = "SELECT good FROM report.daily_throughput ORDER BY production_day DESC LIMIT 1"
                     assert value(database, newest) == 1, "the newest day comes first"
     assert value(database, "SELECT count(*) FROM report.daily_throughput WHERE good > 0") == 5
+
+
+def test_who_shows_figures_is_told_of_the_line_when_they_have_changed(embedded_databases: Databases) -> None:
+    """In the transaction that changes them: whoever reads when told finds them."""
+    database = embedded_databases()
+    with psycopg.connect(database, autocommit=True) as listening:
+        listening.execute("LISTEN mes_figures")
+        with held(database, NANJING) as line:
+            put(line, wanderers(1, 40, 5, 1.0))
+            assert list(listening.notifies(timeout=0.1)) == [], "nothing is summed yet"
+            step(database)
+            assert {notice.payload for notice in listening.notifies(timeout=5, stop_after=1)} == {NANJING}
+            assert value(database, "SELECT events FROM report.daily_throughput") == 40
+            line.put(line.topic("wnd/01"), event(100, timestamp_ms=DAY_MS))
+            step(database)
+            assert {notice.payload for notice in listening.notifies(timeout=5, stop_after=1)} == {NANJING}
+            with psycopg.connect(database, autocommit=True) as other:
+                other.execute("DELETE FROM mes.dirty_bucket")
+            for _ in listening.notifies(timeout=0.1):
+                pass
+            step(database)
+            assert list(listening.notifies(timeout=0.1)) == [], "nothing has changed"
