@@ -16,7 +16,7 @@ from mes.acl import access_list
 from mes.client import Client
 from mes.seeds import load_plant
 from tests import pki
-from tests.servers import Mosquitto, free_port
+from tests.servers import Mosquitto, accepts, free_port, wait_for
 
 CONFIGURATION = Path(__file__).resolve().parent.parent / "deploy/mosquitto/mosquitto.conf"
 
@@ -60,6 +60,10 @@ class Deployed(Mosquitto):
     def backend(self) -> dict[str, str]:
         """Environment of the backend's processes."""
         return {"MES_BROKER_URL": self.backend_url, **pki.environment(pki.credentials(self.pki, "backend"))}
+
+    def start(self) -> None:
+        super().start()
+        wait_for(lambda: accepts(self.backend_port), what="the backend's door")
 
     def stop(self) -> None:
         """As an administrator stops it."""
