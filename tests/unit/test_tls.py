@@ -16,7 +16,7 @@ from mes.embedded.broker import EmbeddedBroker
 from mes.errors import ConfigError
 from mes.session import Address
 from mes.tls import Credentials, Overheard, is_final, meaning
-from mes.up import Stack
+from mes.up import Stack, where_to_look
 from simulators.connection import BrokerUrl
 from tests.pki import MACHINE, OTHER, SEEDS, credentials, environment, expired, made, outdated
 
@@ -150,6 +150,18 @@ def test_certificates_are_for_a_broker_that_was_given_and_not_for_the_embedded_o
     stack = Stack(tmp_path, SEEDS)
     stack._broker = EmbeddedBroker(tmp_path)
     assert "MES_BROKER_CA" not in stack.environment
+
+
+def test_where_to_look_is_said_with_the_files_that_it_takes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = credentials(folder, AT)
+    for name, text in environment(one).items():
+        monkeypatch.setenv(name, text)
+    where_to_look(Stack(tmp_path, SEEDS, broker_url="mqtts://broker"))
+    assert f"mosquitto_sub -h broker -p 8883 --cafile {one.ca} --cert {one.cert} --key {one.key} -t " in capsys.readouterr().out
+    where_to_look(Stack(tmp_path, SEEDS, broker_url="mqtt://broker"))
+    assert "mosquitto_sub -h broker -p 1883 -t " in capsys.readouterr().out
 
 
 def test_an_authority_among_others_may_have_expired(folder: Path, tmp_path: Path) -> None:
