@@ -10,6 +10,7 @@ from mes.store.look import Look
 
 OWNER: Final = "mes_owner"
 SERVICES: Final = ("mes_ingest", "mes_rollup", "mes_dashboard")
+_PEOPLE: Final = "mes_operator"
 _DELETES: Final = frozenset({"DELETE", "TRUNCATE"})
 _FACTS: Final = frozenset({"mes.cell_event", "mes.state_event"})
 _MAKE: Final = "make the roles and give each service its own (deploy/database), then run `mes migrate`"
@@ -44,7 +45,7 @@ def exist(look: Look) -> Iterator[Finding]:
 
 def rights(look: Look) -> Iterator[Finding]:
     """What the roles have beyond what they need. Superusers have been told of."""
-    ordinary = [role for role, is_super in look.rows("doctor_roles", list(SERVICES)) if not is_super]
+    ordinary = [role for role, is_super in look.rows("doctor_roles", [*SERVICES, _PEOPLE]) if not is_super]
     for role in ordinary:
         held = look.rows("doctor_rights", role=role)
         beyond = [f"{what} {table}" for table, what in held if _is_beyond(role, table, what)]

@@ -304,6 +304,19 @@ def test_days_until_the_disk_is_full(debian_databases: Databases, tmp_path: Path
     assert "it is on 127.0.0.1" in one(left(database), name, NOTE).found
 
 
+def test_retention_bounds_what_the_database_takes(debian_databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate that would fill the disk in 20 days, events that are kept for 5 fit for ever, those that are kept for 100 do not."""
+    database, name = debian_databases(), "disk.database"
+    monkeypatch.setattr(disk, "_ENOUGH", 1 << 62)
+    made(database, int((shutil.disk_usage(tmp_path).free - (2 << 30)) / 300 / 20))
+    one(left(database), name, WARNING)
+    execute(database, "CREATE TABLE IF NOT EXISTS mes.retention (keep_days integer, horizon timestamptz)", "DELETE FROM mes.retention")
+    execute(database, "INSERT INTO mes.retention (keep_days) VALUES (5)")
+    assert "events are kept 5 days" in one(left(database), name, OK).found
+    execute(database, "UPDATE mes.retention SET keep_days = 100")
+    one(left(database), name, WARNING)
+
+
 def test_another_servers_folder_is_not_taken_for_the_databases(
     debian_databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
