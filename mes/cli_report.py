@@ -53,7 +53,7 @@ def daily(**options: Any) -> None:
     """Good cells against target, and yield, by line and production day."""
     from mes import tables
 
-    _report("daily", lambda _: tables.DAILY, "all", "no events", **options)
+    _report("daily_report", lambda _: tables.DAILY, "all", "no events", **options)
 
 
 @report.command()
@@ -62,7 +62,7 @@ def shift(**options: Any) -> None:
     """Good cells against target by line and shift."""
     from mes import tables
 
-    _report("shift", lambda selection: tables.shift(selection.zones), "newest", "no shifts", **options)
+    _report("shift_report", lambda selection: tables.shift(selection.zones), "newest", "no shifts", **options)
 
 
 @report.command("yield")
@@ -71,7 +71,7 @@ def yield_(**options: Any) -> None:
     """Yield and cycle time by line and station."""
     from mes import tables
 
-    _report("yield", lambda _: tables.YIELD, "newest", "no station has reported a cell", **options)
+    _report("yield_report", lambda _: tables.YIELD, "newest", "no station has reported a cell", **options)
 
 
 @report.command()
@@ -80,7 +80,7 @@ def pareto(**options: Any) -> None:
     """Why cells missed the requirements, the most frequent defect first."""
     from mes import tables
 
-    _report("pareto", lambda _: tables.PARETO, "newest", "no defect was reported", **options)
+    _report("pareto_report", lambda _: tables.PARETO, "newest", "no defect was reported", **options)
 
 
 @report.command()
@@ -89,7 +89,9 @@ def completeness(**options: Any) -> None:
     """What is missing, late, in quarantine or came twice, by machine."""
     from mes import tables
 
-    _report("completeness", lambda _: tables.COMPLETENESS, "newest", "nothing is missing, late, in quarantine or came twice", **options)
+    _report(
+        "completeness_report", lambda _: tables.COMPLETENESS, "newest", "nothing is missing, late, in quarantine or came twice", **options
+    )
 
 
 @report.command()

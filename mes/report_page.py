@@ -30,13 +30,24 @@ _PLOTS: Final = frozenset({"Missed at first", ""})
 
 def figures(connection: Connection, selection: report.Selection) -> list[Day]:
     """All that the page shows of each selected line and day."""
-    found = {name: report.read(connection, name, selection, 10_000) for name in ("daily", "shift", "hourly", "restatement", "alert")}
-    found |= {name: report.read(connection, name, selection, 10_000, station=None) for name in ("yield", "pareto")}
-    found["completeness"] = report.read(connection, "completeness", selection, 10_000, station=None, every=False)
+
+    def read(name: report.Name, **values: Any) -> list[dict[str, Any]]:
+        return report.read(connection, name, selection, 10_000, **values)
+
+    days = read("daily_report")
+    found = {
+        "shift": read("shift_report"),
+        "hourly": read("hourly_report"),
+        "yield": read("yield_report", station=None),
+        "pareto": read("pareto_report", station=None),
+        "completeness": read("completeness_report", station=None, every=False),
+        "restatement": read("restatement_report"),
+        "alert": read("alert_report"),
+    }
     return [
         {name: [row for row in rows if row["line"] == day["line"]] for name, rows in found.items()}
         | {"day": day, "name": selection.names[day["line"]], "zone": selection.zones[day["line"]]}
-        for day in sorted(found["daily"], key=lambda row: row["line"])
+        for day in sorted(days, key=lambda row: row["line"])
     ]
 
 

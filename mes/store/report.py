@@ -11,7 +11,10 @@ from psycopg.rows import dict_row
 from mes.errors import ConfigError
 from mes.store.connection import Connection, queries, translated
 
-Name = Literal["daily", "shift", "yield", "pareto", "completeness", "hourly", "restatement", "alert"]
+Name = Literal[
+    "daily_report", "shift_report", "yield_report", "pareto_report", "completeness_report", "hourly_report",
+    "restatement_report", "alert_report",
+]  # fmt: skip
 MOST_DEFECTS = 5
 """As many of a line's defects stand on the board."""
 
@@ -69,7 +72,7 @@ def select(
 def read(connection: Connection, name: Name, selection: Selection, most: int, **values: Any) -> list[dict[str, Any]]:
     """At most so many rows of a report: of the view or views that its query names, all columns. `values` are those of the query."""
     of = {"lines": selection.lines, "firsts": selection.firsts, "lasts": selection.lasts, "most": most}
-    return _rows(connection, f"{name}_report", {**of, **values})
+    return _rows(connection, name, {**of, **values})
 
 
 def check_station(connection: Connection, selection: Selection, station: str | None) -> None:
