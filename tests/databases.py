@@ -28,8 +28,6 @@ from tests.servers import of_its_own
 
 SWITCH: Final = "MES_TEST_DATABASE"
 KINDS: Final = ("embedded", "timescaledb")
-
-
 KIND: Final = os.environ.get(SWITCH) or KINDS[0]
 """Which of `KINDS` this run is on."""
 
