@@ -97,7 +97,7 @@ def _station(row: figures.Row) -> dict[str, Any]:
     day = row["production_day"]
     return {name: row[name] for name in ("line", "line_name", "station", "name", "section", "kind", "production_day", "is_over")} | {
         "text": {"name": figures.short(row["name"]), "date": figures.date(day) if day else "no events yet"},
-        "machines": [_machine(machine, hours.get(machine["machine"], [])) for machine in row["machines"] or ()],
+        "machines": [_machine(m, hours.get(m["machine"], []), (row["states"] or {}).get(m["machine"])) for m in row["machines"] or ()],
         "defects": [figures.defect(found) for found in row["defects"] or ()],
         "cycle_times": row["cycle_times"] or [],
         "characteristics": [_characteristic(found) for found in row["characteristics"] or ()],
@@ -109,12 +109,12 @@ def _missed(found: figures.Row, zone: ZoneInfo) -> dict[str, Any]:
     return dict(found) | {"text": {"at": figures.clock(dt.datetime.fromisoformat(found["at"]), zone)}}
 
 
-def _machine(machine: figures.Row, hours: list[list[int]]) -> dict[str, Any]:
+def _machine(machine: figures.Row, hours: list[list[int]], state: figures.Row | None) -> dict[str, Any]:
     lacks = [f"{count(machine[name])} {what}" for name, what in (("missing", "never came"), ("quarantined", "in the quarantine"))
              if machine[name]]  # fmt: skip
     text = {"received": count(machine["received"]), "completeness": percent(machine["completeness"]),
             "lacks": ", ".join(lacks)}  # fmt: skip
-    return dict(machine) | {"hours": hours, "text": text}
+    return dict(machine) | {"hours": hours, "state": state, "text": text}
 
 
 def _characteristic(found: figures.Row) -> dict[str, Any]:

@@ -67,9 +67,9 @@ class Reader(threading.Thread):
         while not self._stopping.is_set():
             try:
                 connection = connection or self._connect()
+                self._read_days(connection)  # before the lines, so that who sees these has all
                 self._read_lines(connection, None)
                 once = True
-                self._read_days(connection)
                 self._follow(connection)
             except (Unavailable, Refused) as why:
                 if isinstance(why, Refused) and not once:

@@ -849,12 +849,19 @@ WHERE l.is_active AND t.starts_at <= now() AND t.production_day > (now() AT TIME
 ORDER BY l.line, t.production_day
 
 -- name: board_station
--- A station in a production day: its machines, all its defects, its cycle times, its characteristics, and the cells that missed in the
--- two hours before now, or before the day ended; one snapshot.
+-- A station in a production day: its machines with the states that they have told of within a day, all its defects, its cycle times, its
+-- characteristics, and the cells that missed in the two hours before now, or before the day ended; one snapshot.
 SELECT x.line, x.station, x.station_name AS name, x.section, x.kind, l.name AS line_name, l.zone, t.production_day, t.starts_at, t.is_over,
     (SELECT jsonb_agg(jsonb_build_object('machine', c.machine, 'received', c.received, 'missing', c.missing, 'quarantined', c.quarantined,
         'duplicates', c.duplicates, 'late', c.late, 'completeness', c.completeness) ORDER BY c.machine)
      FROM report.completeness c WHERE c.line = t.line AND c.production_day = t.production_day AND c.station = x.station) AS machines,
+    (SELECT jsonb_object_agg(o.machine, jsonb_build_object('state', o.state, 'reason', o.reason, 'began_at', o.began_at))
+     FROM (
+        SELECT DISTINCT ON (z.machine) z.machine, z.state, z.reason, z.began_at FROM report.machine_state z
+        WHERE z.line = x.line AND z.station = x.station
+            AND z.began_at > least(x.as_of, t.ends_at) - interval '1 day' AND z.began_at <= least(x.as_of, t.ends_at)
+        ORDER BY z.machine, z.began_at DESC, z.boot DESC, z.seq DESC
+     ) AS o) AS states,
     (SELECT jsonb_agg(jsonb_build_array(m.machine, m.hour_of_day, m.events) ORDER BY m.machine, m.hour_of_day)
      FROM report.hourly_machine m WHERE m.line = t.line AND m.production_day = t.production_day AND m.station = x.station) AS hours,
     (SELECT jsonb_agg(jsonb_build_object('station', d.station, 'defect', d.defect, 'name', d.defect_name, 'count', d.count,

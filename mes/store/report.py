@@ -117,8 +117,9 @@ def board_days(connection: Connection, days: int) -> list[dict[str, Any]]:
 
 
 def board_station(connection: Connection, line: str, station: str, day: dt.date | None = None) -> list[dict[str, Any]]:
-    """A station in a production day, the newest unless one is given, with `machines`, `hours` (machine, hour of day, events),
-    `defects`, `cycle_times` (from, below, count) and `characteristics`: one row, or none where nobody knows the station."""
+    """A station in a production day, the newest unless one is given, with `machines`, `states` by machine, `hours` (machine, hour of
+    day, events), `defects`, `cycle_times` (from, below, count), `characteristics` and cells that `missed`: one row, or none where
+    nobody knows the station."""
     return _rows(connection, "board_station", {"line": line, "station": station, "day": day})
 
 

@@ -183,8 +183,8 @@ def test_a_station_is_the_views(plant: Plant, open_page: Opener) -> None:
     rows = dialog.locator(".machines tbody tr").all()
     assert [row.locator("th").text_content() for row in rows] == [machine["machine"] for machine in machines]
     for row, machine in zip(rows, machines, strict=True):
-        assert row.locator("td").nth(1).text_content() == cells(machine["received"])
-        assert row.locator("td").nth(2).text_content() == percent(machine["completeness"])
+        assert row.locator("td").nth(2).text_content() == cells(machine["received"])
+        assert row.locator("td").nth(3).text_content() == percent(machine["completeness"])
         hours = plant.rows(f"SELECT * FROM report.hourly_machine WHERE {where} AND machine = %s", NANJING, day, machine["machine"])
         assert row.locator("rect").count() == len(hours) > 0
         assert sum(hour["events"] for hour in hours) == machine["received"]

@@ -105,7 +105,7 @@ def test_pictures(plant: Plant, open_page: Opener, size: str, scheme: str) -> No
 
 def test_an_open_station_follows(plant: Plant, open_page: Opener) -> None:
     page = open_page(f"/line/{NANJING}/station/grd")
-    received = page.locator("dialog .machines tbody tr").first.locator("td").nth(1)
+    received = page.locator("dialog .machines tbody tr").first.locator("td").nth(2)
     received.wait_for()
     before = int((received.text_content() or "").replace(",", ""))
     report(plant, 5)

@@ -49,6 +49,14 @@ def events(plant: Plant) -> Iterator[None]:
             line.put(line.topic("wnd/01"), event(2 * n + 1, timestamp_ms=ms, result="scrap", defect="W01", **values))
             line.put(line.topic("wnd/02"), event(2 * n + 1, timestamp_ms=ms + 60_000, attempt=2, lots={"cathode": "<b>CAT</b>"}, **values))
     with psycopg.connect(plant.database, autocommit=True) as connection:
+        for ago, state, reason in ((20, "execute", None), (10, "held", "<i>reel</i> is empty")):
+            connection.execute(
+                "INSERT INTO mes.state_event (at, received_at, seq, machine_id, boot, line_id, station_id, state, reason)"
+                " SELECT now() - %s * interval '1 minute', now(), %s, m.machine_id, 1, s.line_id, s.station_id, %s, %s"
+                " FROM mes.machine m JOIN mes.station s USING (station_id) JOIN mes.line l USING (line_id)"
+                " WHERE l.path = %s AND s.code = 'wnd' AND m.code = '01'",
+                [ago, 100 - ago, state, reason, NANJING],
+            )
         connection.execute("DELETE FROM mes.dirty_bucket")  # the sums are made up: what these add to them is not the matter here
     yield
 
@@ -202,6 +210,17 @@ def test_what_came_over_the_wire_shows_as_text(open_page: Opener, serial: str) -
     page.goto(page.url.partition("/unit")[0] + STATION)
     expect(page.get_by_role("dialog").get_by_role("link", name=serial)).to_be_visible()
     assert page.title() != "broken in"
+
+
+def test_machines_that_tell_their_state_are_believed(open_page: Opener) -> None:
+    """The newest word of each, as text; a station whose machines say nothing has no such column."""
+    dialog = open_page(STATION).get_by_role("dialog")
+    expect(dialog.locator(".machines tbody tr").nth(0).locator(".state")).to_have_text("held, <i>reel</i> is empty")
+    expect(dialog.locator(".machines tbody tr").nth(1).locator(".state")).to_have_text("–")
+    assert dialog.locator(".state i").count() == 0
+    silent = open_page(f"/line/{NANJING}/station/grd").get_by_role("dialog")
+    silent.locator(".machines tbody tr").first.wait_for()
+    assert silent.locator(".machines .state").first.is_hidden()
 
 
 # -- what is not there -------------------------------------------------------------------------------------------------

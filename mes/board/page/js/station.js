@@ -64,7 +64,7 @@ export class StationView {
         h("button", { class: "close", type: "button", "aria-label": "Close" }, "✕")),
       h("dl", { class: "figures" }),
       section("machines", "Machines", h("div", { class: "scroll" }, h("table", {},
-        h("thead", {}, h("tr", {}, ...["machine", "events by the hour", "events", "complete"].map((name) => h("th", { scope: "col" }, name)))),
+        h("thead", {}, h("tr", {}, ...["machine", "state", "events by the hour", "events", "complete"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody")))),
       section("times", "Cycle times", h("p", { class: "note" }), h("div", { class: "chart", role: "img" })),
       section("defects", "Defects, and their share of the line's", h("ol")),
@@ -97,10 +97,12 @@ export class StationView {
 
   showMachines({ machines }) {
     const most = Math.max(1, ...machines.flatMap(({ hours }) => hours.map(([, n]) => n)));
+    this.part("machines").classList.toggle("stateless", machines.every(({ state }) => !state)); // not every machine tells
     keyed(this.part("machines").querySelector("tbody"), machines, (machine) => machine.machine,
-      (machine) => h("tr", {}, h("th", { scope: "row" }, machine.machine), h("td", { class: "spark" }), h("td"), h("td")),
+      (machine) => h("tr", {}, h("th", { scope: "row" }, machine.machine), h("td", { class: "state" }), h("td", { class: "spark" }), h("td"), h("td")),
       (row, machine) => {
-        const [, spark, events, complete] = row.children;
+        const [, state, spark, events, complete] = row.children;
+        showState(state, machine.state);
         const drawn = JSON.stringify([machine.hours, most]);
         if (spark.dataset.drawn !== drawn) {
           spark.dataset.drawn = drawn;
@@ -194,6 +196,14 @@ export class StationView {
         row.lastElementChild.replaceChildren(limits(one));
       });
   }
+}
+
+/** What a machine has last said of itself, by the names of PackML. */
+function showState(element, told) {
+  const words = told ? `${told.state}${told.reason ? `, ${told.reason}` : ""}` : "–";
+  if (element.textContent.trim() === words) return;
+  const kind = !told ? "unknown" : told.state === "execute" ? "running" : ["aborted", "aborting", "clearing", "stopped", "held", "holding"].includes(told.state) ? "stopped" : "idle";
+  element.replaceChildren(sign(kind), ` ${words}`);
 }
 
 /** Events of a machine hour by hour; an hour without any is a gap. */
