@@ -87,7 +87,10 @@ def expand(sql: str, chosen: Mapping[str, str], begin: dt.datetime, end: dt.date
 def choose(
     connection: psycopg.Connection[Any], dashboard: str, given: Mapping[str, str], begin: dt.datetime, end: dt.datetime
 ) -> dict[str, str]:
-    """A value for each variable as Grafana chooses it: the given one, else the first of its query (`__value` where there is one)."""
+    """A value for each variable as Grafana chooses it: the given one, else the first of its query (`__value` where there is one).
+
+    Of days it is the one before the newest: that one may have begun a minute ago.
+    """
     chosen: dict[str, str] = {}
     for name, query in variables(dashboard):
         cursor = connection.execute(expand(query, chosen, begin, end).encode())
@@ -96,5 +99,5 @@ def choose(
         values = [str(row[column]) for row in cursor.fetchall()]
         assert values, f"variable {name} of {dashboard} has no value"
         assert name not in given or given[name] in values, f"variable {name}: {given[name]} is not among {values}"
-        chosen[name] = given.get(name, values[0])
+        chosen[name] = given.get(name, values[1] if name == "day" and len(values) > 1 else values[0])
     return chosen

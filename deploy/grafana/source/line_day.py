@@ -104,6 +104,20 @@ def line_day() -> dashboard.Dashboard:
     )
     made = made.with_panel(
         listing(
+            "Route now",
+            "Each station of the running day in route order: its rate over the last hour or day, what waits before it, the bottleneck.",
+            """
+            SELECT station, station_name AS name, state, CASE WHEN is_bottleneck THEN 'bottleneck' END AS mark,
+                rate_per_h AS "rate, cells/h", utilisation, wip_before AS waiting, first_pass_yield, machines, nominal_per_h AS "can, cells/h", as_of AS "as of"
+            FROM report.station_now WHERE line = ${line:sqlstring} ORDER BY station_seq
+            """,
+            {"utilisation": RATIO, "first_pass_yield": RATIO, "rate, cells/h": "short", "can, cells/h": "short"},
+            {"station": "/d/mes-station?var-line=${line}&var-station=${__value.raw}"},
+            height=12,
+        )
+    )
+    made = made.with_panel(
+        listing(
             "Shifts",
             "A night shift belongs to the day on which it began.",
             f"""
