@@ -108,7 +108,8 @@ def line_day() -> dashboard.Dashboard:
             "Each station of the running day in route order: its rate over the last hour or day, what waits before it, the bottleneck.",
             """
             SELECT station, station_name AS name, state, CASE WHEN is_bottleneck THEN 'bottleneck' END AS mark,
-                rate_per_h AS "rate, cells/h", utilisation, wip_before AS waiting, first_pass_yield, machines, nominal_per_h AS "can, cells/h", as_of AS "as of"
+                rate_per_h AS "rate, cells/h", utilisation, wip_before AS waiting, first_pass_yield,
+                machines, nominal_per_h AS "can, cells/h", as_of AS "as of"
             FROM report.station_now WHERE line = ${line:sqlstring} ORDER BY station_seq
             """,
             {"utilisation": RATIO, "first_pass_yield": RATIO, "rate, cells/h": "short", "can, cells/h": "short"},
