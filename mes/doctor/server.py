@@ -10,10 +10,10 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from mes.doctor.finding import Check, Finding, Level, size, some, span
+from mes.store.connection import OLDEST
 from mes.store.look import Look
+from mes.store.timescale import TIMESCALEDB
 
-OLDEST: Final = 15
-TIMESCALEDB: Final = (2, 19, 1)
 _HELD_LOG: Final = 1 << 30  # bytes of log that an unused slot may hold back
 _LONG: Final = dt.timedelta(minutes=5)
 _DEAD_MARKS: Final = 100_000
