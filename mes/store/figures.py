@@ -11,7 +11,7 @@ from mes.store.connection import Connection, queries, translated
 
 Row = Mapping[str, Any]
 
-_LEAD = 0x6D65736C  # "mesl": the advisory lock of who publishes
+_LEAD = 0x6D657366  # "mesf": the advisory lock of who publishes figures
 
 
 class Figures:

@@ -275,10 +275,10 @@ def test_one_of_two_rollups_speaks_and_the_other_takes_over(mixed: tuple[str, st
     seed(database, load_plant(rules(yield_low="raise = 0.5\nclear = 0.6\nleast = 5")))
     report(database, 9, good=False)
     lock = (
-        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1835365228 AND granted"
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1835365222 AND granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
-    assert 1835365228 == 0x6D65736C
+    assert 1835365222 == 0x6D657366
     with service("rollup", database, broker) as first:
         wait_for(lambda: rows(database, lock), what="who speaks")
         with service("rollup", database, broker):

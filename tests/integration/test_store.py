@@ -303,6 +303,13 @@ def test_who_may_read_report_and_nothing_else_can_read_every_view(store: str, li
     step(store)
     with psycopg.connect(store, autocommit=True) as connection:
         connection.execute("UPDATE mes.day_report SET changed_at = changed_at - interval '61 minutes'")
+        connection.execute(
+            "INSERT INTO mes.alert_history (line_id, name, raised_at, reason) SELECT line_id, 'yield_low', now(), 'r' FROM mes.line"
+        )
+        connection.execute(
+            "INSERT INTO mes.state_event SELECT now(), now(), 99, machine_id, 1, line_id, station_id, 'held', NULL"
+            " FROM mes.machine JOIN mes.station USING (station_id) LIMIT 1"
+        )
     look_at_days(store)
     line.put(GRD, event(14))
     step(store)
