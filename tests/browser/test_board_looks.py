@@ -18,11 +18,17 @@ CLIPPED = """() => [...document.querySelectorAll('article.line')].flatMap((card)
     };
     for (const [name, text] of Object.entries(widest)) card.querySelector(`[data-field=${name}]`).textContent = text;
     const edge = card.getBoundingClientRect();
+    const outside = (box) => box.left < edge.left || box.right > edge.right || box.top < edge.top || box.bottom > edge.bottom;
     const parts = '.head > *, .big, .of > *, .bar, .course > *, .tiles > *, .chart, .bottleneck > *, .route li, .defects li';
-    return [...card.querySelectorAll(parts)].filter((e) => e.getClientRects().length).filter((e) => {
-        const box = e.getBoundingClientRect();
-        return box.left < edge.left - 1 || box.right > edge.right + 1 || box.top < edge.top - 1 || box.bottom > edge.bottom + 1;
-    }).map((e) => e.className || e.tagName);
+    const texts = '.big, .of strong, .course strong, .course small, .tiles dd, .fresh span';  // what nowhere ends in dots
+    const words = document.createRange();
+    return [
+        ...[...card.querySelectorAll(parts)].filter((e) => e.getClientRects().length && outside(e.getBoundingClientRect())),
+        ...[...card.querySelectorAll(texts)].filter((e) => {
+            words.selectNodeContents(e);
+            return e.getClientRects().length && outside(words.getBoundingClientRect());
+        }),
+    ].map((e) => e.className || e.tagName);
 })"""
 # Sizes of type, the smallest first.
 SIZES = """(what) => [...document.querySelectorAll(what)].map((e) => parseFloat(getComputedStyle(e).fontSize)).sort((a, b) => a - b)"""
