@@ -20,6 +20,8 @@ _OF_DAY: Final = (
     "is_closed", "version", "energy_mwh", "scheduled_h", "completeness", "missing", "quarantined", "late", "output_yield",
     "rolled_throughput_yield", "target_so_far", "pace_per_h", "projected", "remaining_per_h", "scheduled_h_left", "wip",
 )  # fmt: skip
+_NOTHING: Final = dict.fromkeys(("inspected", "first_pass_yield", "good", "rework", "scrap", "cycle_p50_s", "cycle_p95_s"))
+"""The yields of a station that has reported nothing in a day."""
 
 
 def line(row: Row) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def gap(cells: int | None) -> str:
 
 def _day(row: Row) -> dict[str, Any]:
     zone = ZoneInfo(row["zone"])
+    yields = row["yields"] or {}
     text = of_day(row) | _of_now(row)
     if row["is_over"] and (row["gap"] or 0) < 0:
         text["gap"] = f"{count(-row['gap'])} short"
@@ -101,7 +104,7 @@ def _day(row: Row) -> dict[str, Any]:
     return {name: row[name] for name in _OF_DAY} | {
         "text": text,
         "hours": [_hour(hour, zone) for hour in row["hours"] or ()],
-        "stations": [_station(station, zone) for station in row["stations"] or ()],
+        "stations": [_station({**station, **_NOTHING, **yields.get(station["station"], {})}, zone) for station in row["stations"] or ()],
         "defects": [defect(found) for found in row["defects"] or ()],
     }
 

@@ -790,11 +790,12 @@ ORDER BY l.line
 -- name: board
 -- Lines with a production day, a given one or the newest that has begun: its hours, stations and most frequent defects; one statement,
 -- so one snapshot. What is true of this moment only is NULL on a day that is over, and the pace where the line is
--- behind with its events: it would compare them with the clock.
+-- behind with its events: it would compare them with the clock. Yields stand beside the stations: joined, they would be looked for station
+-- by station.
 SELECT l.line, l.name, l.site_name, l.zone, coalesce(t.product, l.product) AS product,
     t.production_day, t.starts_at, t.ends_at, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_over, t.is_closed,
     t.version, t.energy_mwh, t.scheduled_h, t.completeness, t.missing, t.quarantined, t.late, y.output_yield, y.rolled_throughput_yield,
-    n.target_so_far, n.pace_per_h, n.projected, n.remaining_per_h, n.scheduled_h_left, s.wip, h.hours, s.stations, f.defects
+    n.target_so_far, n.pace_per_h, n.projected, n.remaining_per_h, n.scheduled_h_left, s.wip, h.hours, s.stations, q.yields, f.defects
 FROM report.line l
 LEFT JOIN LATERAL (
     SELECT d.* FROM report.daily_throughput d
@@ -812,9 +813,7 @@ LEFT JOIN LATERAL (
 ) h ON true
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object('station', x.station, 'name', x.station_name, 'section', x.section, 'machines', x.machines,
-        'inspected', q.inspected, 'first_pass_yield', q.first_pass_yield, 'good', q.good, 'rework', q.rework, 'scrap', q.scrap,
-        'cycle_p50_s', q.cycle_p50_s, 'cycle_p95_s', q.cycle_p95_s, 'window_h', x.window_h,
-        'rate_per_h', CASE WHEN x.production_day = t.production_day THEN x.rate_per_h END,
+        'window_h', x.window_h, 'rate_per_h', CASE WHEN x.production_day = t.production_day THEN x.rate_per_h END,
         'utilisation', CASE WHEN x.production_day = t.production_day THEN x.utilisation END,
         'wip_before', CASE WHEN x.production_day = t.production_day THEN x.wip_before END,
         'state', CASE WHEN x.production_day = t.production_day THEN x.state END,
@@ -822,9 +821,13 @@ LEFT JOIN LATERAL (
         'is_bottleneck', coalesce(x.production_day = t.production_day AND x.is_bottleneck, false)) ORDER BY x.station_seq) AS stations,
         max(x.as_of) AS as_of, sum(x.wip_before) FILTER (WHERE x.production_day = t.production_day)::bigint AS wip
     FROM report.station_now x
-    LEFT JOIN report.station_yield q ON q.line = t.line AND q.production_day = t.production_day AND q.station = x.station
     WHERE x.line = l.line
 ) s ON true
+LEFT JOIN LATERAL (
+    SELECT jsonb_object_agg(d.station, jsonb_build_object('inspected', d.inspected, 'first_pass_yield', d.first_pass_yield, 'good', d.good,
+        'rework', d.rework, 'scrap', d.scrap, 'cycle_p50_s', d.cycle_p50_s, 'cycle_p95_s', d.cycle_p95_s)) AS yields
+    FROM report.station_yield d WHERE d.line = t.line AND d.production_day = t.production_day
+) q ON true
 LEFT JOIN report.line_now n ON n.line = t.line AND n.production_day = t.production_day AND s.as_of >= now() - interval '1 minute'
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object('station', d.station, 'defect', d.defect, 'name', d.defect_name, 'count', d.count,

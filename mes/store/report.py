@@ -107,7 +107,7 @@ def newest_days(connection: Connection) -> list[dict[str, Any]]:
 
 def board(connection: Connection, line: str | None = None, day: dt.date | None = None) -> list[dict[str, Any]]:
     """What the board shows of each active line, or of one, as of one moment: a production day, the newest unless one is given,
-    with `hours`, `stations` and the most frequent `defects`. All figures are NULL for a line without such a day."""
+    with `hours`, `stations`, their `yields` and the most frequent `defects`. All figures are NULL for a line without such a day."""
     return _rows(connection, "board", {"line": line, "day": day, "defects": MOST_DEFECTS})
 
 

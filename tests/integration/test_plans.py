@@ -187,6 +187,19 @@ def test_stations_as_they_are_now_read_a_month_and_an_hour(scans: Callable[..., 
     assert read(told, "line_day") <= 8 * 2 * 401, "a row a day and line, some times"
 
 
+def test_the_board_reads_days_and_no_more_of_them_with_the_years(scans: Callable[..., list[Plan]]) -> None:
+    """Each view once a line: joined station by station, one was read forty times where there were no statistics yet."""
+    found = scans(queries()["board"], day=None, line=None, defects=5)
+    assert "cell_event" not in {scan["Relation Name"] for scan in found}
+    assert read(found, "station_sum") <= 2 * DAYS * 21, "not a year of a line for each of its stations"
+
+
+def test_a_station_of_the_board_reads_hours_of_events(scans: Callable[..., list[Plan]]) -> None:
+    found = scans(queries()["board_station"], line=LINE, station="wnd", day="2026-11-21")
+    assert read(found, "cell_event") <= 2.5 * 3600 / 1.5 * 21, "the two hours before the day ended"
+    assert read(found, "station_sum") <= 2 * DAYS * 21
+
+
 def test_the_life_of_a_cell_is_found_by_its_serial(scans: Callable[..., list[Plan]]) -> None:
     found = scans("SELECT * FROM report.unit_history(%(unit)s)", unit="NJ1-4711")
     events = [scan for scan in found if scan["Relation Name"] == "cell_event"]
