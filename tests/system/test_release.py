@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,9 @@ from tests.conftest import ROOT
 from tests.installed import bare_environment, committed, install
 
 LOCK = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-FILES = {"SHA256SUMS", "licences.txt", "mes-0.1.0-py3-none-any.whl", "mes-0.1.0.tar.gz", "requirements.txt", "sbom.cdx.json"}
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+WHEEL = f"mes-{VERSION}-py3-none-any.whl"
+FILES = {"SHA256SUMS", "licences.txt", WHEEL, f"mes-{VERSION}.tar.gz", "requirements.txt", "sbom.cdx.json"}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def test_the_licence_list_names_every_package(made: Path) -> None:
 
 def test_the_installed_wheel_works(made: Path, tmp_path: Path, database: str) -> None:
     """Far from the checkout: its own code, its SQL, its seeds, its page."""
-    programs = install(made / "mes-0.1.0-py3-none-any.whl", tmp_path / "venv")
+    programs = install(made / WHEEL, tmp_path / "venv")
     env = bare_environment(MES_DATABASE_URL=database, HOME=str(tmp_path))
 
     def run(*command: str) -> str:

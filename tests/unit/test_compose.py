@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,14 @@ def test_the_settings_of_the_broker_differ_only_in_where_it_writes(tmp_path: Pat
     assert any(volume == "broker:/mosquitto/data" for volume in SERVICES["broker"]["volumes"])
     named = set(re.findall(r"^(?:acl_file|cafile|crlfile|certfile|keyfile) (\S+)", conf.read_text(), re.MULTILINE))
     assert named == {each["target"] for each in SERVICES["broker"]["secrets"]}
+
+
+def test_the_version_is_the_programs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {resolved(service["image"]) for service in SERVICES.values() if "build" in service}
+    assert named == {f"mes:{project['version']}"}
+    for path in (DEPLOY / "README.md", DEPLOY / "prepare", DEPLOY / ".env.example"):
+        assert set(re.findall(r"\bmes[:-](\d+\.\d+\.\d+)", path.read_text())) == {project["version"]}, path
 
 
 # --- the image ---------------------------------------------------------------------------------------------------------
