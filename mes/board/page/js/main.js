@@ -46,6 +46,7 @@ function show() {
 }
 
 function clear() {
+  for (const name of ["--lines", "--rows"]) document.documentElement.style.removeProperty(name);
   for (const card of cards.values()) card.end();
   cards.clear();
   main.replaceChildren();
@@ -67,6 +68,7 @@ function showBoard() {
   if (!cards.size || [...cards.keys()].join() !== there.join()) {
     clear();
     document.documentElement.style.setProperty("--lines", String(there.length));
+    document.documentElement.style.setProperty("--rows", String(Math.ceil(there.length / 2)));
     for (const path of there) add(path, new LineCard());
   }
 }
