@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 100  # retained values on their way
 _HOLD_S = 60.0  # after which a topic that the broker refused is tried again
-_QUIET_S = 0.5  # within which a broker delivers the next retained value
+_QUIET_S = 0.2  # within which a broker delivers the next retained value, though it has answered already
+_ANSWER_S = 10.0
 _OLDER = (1, 132)  # reason codes of a broker that does not speak MQTT 5
 
 
@@ -197,22 +198,24 @@ async def subscribed(url: str, client_id: str, topic: str) -> AsyncIterator[Call
 
 
 async def retained(url: str, client_id: str, filters: Sequence[str]) -> dict[str, bytes]:
-    """What the broker retains on topics, by topic: all that comes behind the subscription until nothing more does."""
+    """What the broker retains on topics, by topic; Unavailable if it does not answer."""
     found: dict[str, bytes] = {}
-    clock = asyncio.get_running_loop().time
     async with Session(url, client_id, filters, clean=True) as session:
-        give_up = clock() + 20 * _QUIET_S
-        while True:
-            subscribed = session.established.is_set() or clock() > give_up
+        more = True
+        while more:  # each answer lets the broker send some more, where it limits what is on its way
             try:
+                async with asyncio.timeout(_ANSWER_S):
+                    await session.answered()
+            except TimeoutError as why:
+                raise Unavailable(f"broker {without_password(url)}: no answer within {_ANSWER_S:.0f} s") from why
+            more = not session.established.is_set()
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_QUIET_S):
                     messages = await session.receive()
-            except TimeoutError:
-                if subscribed:
-                    return found
-                continue
-            session.ack(messages)
-            found.update((message.topic, message.payload) for message in messages)
+                    session.ack(messages)
+                    found.update((message.topic, message.payload) for message in messages)
+                    more = True
+    return found
 
 
 async def answers(url: str, client_id: str) -> None:

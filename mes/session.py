@@ -112,6 +112,8 @@ class Session(asyncio.Protocol):
         self._closed = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._silence = 0  # ticks since anything came
+        self._unanswered = 0  # pings
+        self._pong = asyncio.Event()
         self._ticking: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Session:
@@ -169,6 +171,14 @@ class Session(asyncio.Protocol):
             self._silence = 0
             self._transport.resume_reading()
         return messages
+
+    async def answered(self) -> None:
+        """Return when the broker has answered what was sent so far, and so has sent what it retains for the subscription."""
+        assert self._transport is not None
+        self._ping(self._transport)
+        while self._unanswered and self._failure is None:
+            self._pong.clear()
+            await self._pong.wait()
 
     def ack(self, messages: Sequence[Message]) -> None:
         """Tell the broker that these are safe. On a connection that has gone this does nothing: they will come again."""
@@ -229,6 +239,13 @@ class Session(asyncio.Protocol):
                 self._fail(Refused(f"{self._where} refused the subscription {denied[0]}: grant this user to read it"))
             else:
                 self.established.set()
+        elif isinstance(packet, mqtt.Pingresp):
+            self._unanswered = max(0, self._unanswered - 1)
+            self._pong.set()
+
+    def _ping(self, transport: asyncio.Transport) -> None:
+        self._unanswered += 1
+        transport.write(mqtt.PINGREQ)
 
     def _greeted(self, packet: mqtt.Connack) -> None:
         if packet.code in REFUSED_CODES:
@@ -259,13 +276,14 @@ class Session(asyncio.Protocol):
             self._abort()
             return
         self._silence += 1
-        self._transport.write(mqtt.PINGREQ)
+        self._ping(self._transport)
         self._ticking = asyncio.get_running_loop().call_later(_KEEPALIVE_S / 2, self._tick)
 
     def _fail(self, why: Exception) -> None:
         self._failure = self._failure or why
         self._some.set()
         self._answered.set()
+        self._pong.set()
 
     def _abort(self) -> None:
         if self._ticking is not None:
