@@ -158,7 +158,8 @@ def test_timescaledb_its_edition_and_what_is_not_in_its_chunks() -> None:
         try:
             url = running.enter_context(timescaledb())
         except Missing as why:
-            pytest.skip(str(why))
+            missing(str(why), "a Debian mirror")
+            raise
         migrate(url)
         before = check(url, server.timescaledb)
         hypertables = {name for (name,) in rows(url, "SELECT hypertable_name FROM timescaledb_information.hypertables")}
@@ -234,10 +235,10 @@ def test_roles_that_may_do_more_than_their_work(with_roles: str) -> None:
     assert "there is no role mes_owner" in one(found_all, "roles.exist", WARNING).found
 
 
-def test_a_trial_has_one_role_for_everything(database: str) -> None:
-    if rows(database, "SELECT 1 FROM pg_roles WHERE rolname = ANY(%s)", list(ROLES)):
-        pytest.skip("roles are the server's, and another test has made them on this one")
-    assert "a trial, no plant" in one(check(database, roles.exist), "roles.exist", NOTE).found
+def test_a_trial_has_one_role_for_everything() -> None:
+    with debian_postgres() as url:  # of its own: roles are the server's, and other tests make some
+        migrate(url)
+        assert "a trial, no plant" in one(check(url, roles.exist), "roles.exist", NOTE).found
 
 
 # --- the clock ---------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tests.conftest import SEEDS
 from tests.lines import held, step
 from tests.pipeline import AT_MS, GRD, WND, Gateway, environment, event, rows, service, sessions_held, subscriber, value
 from tests.roles import Roles
-from tests.servers import debian_postgres, free_port, wait_for
+from tests.servers import debian_postgres, free_port, missing, wait_for
 from tests.timescaledb import Missing, timescaledb
 
 HYPERTABLE = (
@@ -76,7 +76,8 @@ def timescale(_: pytest.FixtureRequest) -> Iterator[str]:
         try:
             url = running.enter_context(timescaledb())
         except Missing as why:
-            pytest.skip(str(why))
+            missing(str(why), "a Debian mirror")
+            raise
         yield url
 
 
