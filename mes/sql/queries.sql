@@ -400,6 +400,22 @@ SELECT string_agg(
     coalesce(array_agg(DISTINCT date_bin('5 minutes', e.at, 'epoch'::timestamptz)) FILTER (WHERE e.at >= %(end)s), '{}')
 FROM (SELECT DISTINCT unit, station_id FROM mes.cell_event WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s) AS k
 CROSS JOIN LATERAL (
+    SELECT * FROM mes.cell_event c WHERE c.unit = k.unit AND c.station_id = k.station_id
+    OFFSET 0 -- by the index of serials, cell by cell: a plan by time would read the whole day for each of them
+) AS e
+WHERE e.line_id = %(line)s AND e.at >= %(day_begin)s AND e.at < %(day_end)s AND (e.at < %(begin)s OR e.at >= %(end)s)
+
+-- name: read_witnesses_in_chunks
+-- The same where events lie in chunks: the bounds of the day stand inside, so that other chunks are left out. In one table they would
+-- lead to a plan by time where statistics know of no event of the day.
+SELECT string_agg(
+    timestamptz_send(at) || timestamptz_send(received_at) || int8send(hashtextextended(e.unit, 0)) || int8send(seq)
+    || int8send((machine_id::bigint << 32) | boot::bigint) || float4send(cycle_s)
+    || int8send((e.station_id::bigint << 48) | (attempt::bigint << 32) | (result::bigint << 16) | defect_id::bigint)
+    || array_send(meas), ''::bytea),
+    coalesce(array_agg(DISTINCT date_bin('5 minutes', e.at, 'epoch'::timestamptz)) FILTER (WHERE e.at >= %(end)s), '{}')
+FROM (SELECT DISTINCT unit, station_id FROM mes.cell_event WHERE line_id = %(line)s AND at >= %(begin)s AND at < %(end)s) AS k
+CROSS JOIN LATERAL (
     SELECT * FROM mes.cell_event c
     WHERE c.unit = k.unit AND c.station_id = k.station_id AND c.at >= %(day_begin)s AND c.at < %(day_end)s
     OFFSET 0 -- by the index of serials, cell by cell: a plan by line and time would read the whole day for each of them

@@ -258,7 +258,8 @@ class Rollup:
         """What the cells of [begin, end) report at the same stations in the rest of the day; buckets behind that hold some of it."""
         values = {"line": day.line_id, "begin": begin, "end": end, "day_begin": day.begin, "day_end": day.end}
         with self._connection.cursor(binary=True) as cursor:
-            row = cursor.execute(queries()["read_witnesses"], values).fetchone()
+            in_chunks = cursor.execute(queries()["chunks_by"]).fetchone()
+            row = cursor.execute(queries()["read_witnesses_in_chunks" if in_chunks else "read_witnesses"], values).fetchone()
         assert row is not None
         return decode(row[0] or b"", day.axes.origin.shape[1]), row[1]
 

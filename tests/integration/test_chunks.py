@@ -91,7 +91,7 @@ def stretch(line_id: int, day_begin: dt.datetime, after: dt.timedelta = dt.timed
 
 @pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize(("hour", "most"), [(0, 1), (12, 2)])
-@pytest.mark.parametrize("name", ["read_events", "read_witnesses"])
+@pytest.mark.parametrize("name", ["read_events", "read_witnesses_in_chunks"])
 def test_a_bucket_is_summed_from_the_chunks_of_its_production_day(
     scans: Scans, connection: psycopg.Connection[Any], line_id: int, name: str, hour: int, most: int, prepared: bool
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_bucket_is_summed_from_the_chunks_of_its_production_day(
 
 
 def test_other_reports_of_a_buckets_cells_are_found_by_their_serials(scans: Scans, line_id: int) -> None:
-    found = scans(queries()["read_witnesses"], stretch(line_id, FIRST + dt.timedelta(20)))
+    found = scans(queries()["read_witnesses_in_chunks"], stretch(line_id, FIRST + dt.timedelta(20)))
     inner = [plan for plan in found if plan["Actual Loops"] > 1]
     assert inner
     assert {plan.get("Index Name", "cell_event_unit").partition("_chunk_")[2] or "cell_event_unit" for plan in inner} == {"cell_event_unit"}
@@ -131,7 +131,7 @@ def test_the_other_reports_are_those_that_are_there(connection: psycopg.Connecti
     for hours in range(0, 23, 2):
         values = stretch(line_id, FIRST + dt.timedelta(20, hours=hour), dt.timedelta(hours=hours))
         with psycopg.Cursor(connection) as cursor:
-            row = cursor.execute(queries()["read_witnesses"], values, binary=True).fetchone()
+            row = cursor.execute(queries()["read_witnesses_in_chunks"], values, binary=True).fetchone()
         assert row
         found = sorted(decode(row[0] or b"", 2).seq.tolist())
         expected = connection.execute(

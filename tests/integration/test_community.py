@@ -85,7 +85,7 @@ def read(connection: Connection) -> dict[str, Any]:
     stretch = {"line": LINE, "begin": begin, "end": begin + dt.timedelta(minutes=5)}
     day = {"day_begin": OLD + dt.timedelta(days=1), "day_end": OLD + dt.timedelta(days=2)}
     found: dict[str, Any] = {}
-    for name, values in (("read_events", stretch), ("read_witnesses", {**stretch, **day})):
+    for name, values in (("read_events", stretch), ("read_witnesses_in_chunks", {**stretch, **day})):
         row = connection.execute(queries()[name], values, binary=True).fetchone()
         assert row
         found[name] = sorted(decode(row[0], 2).seq.tolist())

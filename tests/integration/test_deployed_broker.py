@@ -597,7 +597,7 @@ def test_a_list_of_what_is_revoked_is_taken_up_while_the_broker_runs(tmp_path: P
             path.write_bytes(data)
         assert broker.process
         broker.process.send_signal(signal.SIGHUP)
-        gateway = Gateway(url_of(broker, AT), "x", [], say=lambda _: None)
+        gateway = Gateway(url_of(broker, AT), "x", [], marks=False, say=lambda _: None)
         with pytest.raises(Refused, match="MES_BROKER_CERT is revoked"):
             await refused_in_the_end(gateway)
         async with Peer(broker, f"machines/{OTHER}") as client:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from mes.store.connection import queries
-from tests.databases import Databases
+from tests.databases import KIND, Databases
 from tests.sums import month
 
 LINE = "nanjing/cells/32140-1"
@@ -225,7 +225,7 @@ def test_the_other_reports_of_a_buckets_cells_are_found_by_their_serials(scans: 
     begin = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
     day = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
     values = {"line": 2, "begin": begin, "end": begin + dt.timedelta(minutes=5), "day_begin": day, "day_end": day + dt.timedelta(days=1)}
-    found = scans(queries()["read_witnesses"], **values)
+    found = scans(queries()["read_witnesses_in_chunks" if KIND == "timescaledb" else "read_witnesses"], **values)
     inner = [scan for scan in found if scan["Relation Name"] == "cell_event" and scan["Actual Loops"] > 100]
     assert inner
     assert all(UNIT.fullmatch(scan.get("Index Name", "cell_event_unit")) for scan in inner)
