@@ -15,7 +15,6 @@ from tests.servers import Mosquitto, debian_postgres, free_port
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ROOT / "seeds"
 
-
 SERVER = pytest.StashKey[str]()
 
 

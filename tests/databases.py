@@ -61,10 +61,13 @@ class Database(EmbeddedPostgres):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        if self.has_extension:
-            for name in ("template1", postgres.DATABASE):  # as the usual images have it: in every database
+        try:
+            for name in ("template1", postgres.DATABASE) if self.has_extension else ():  # as the usual images have it: in every database
                 with psycopg.connect(database_of(self.url, name), autocommit=True) as connection:
                     connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def pids(self) -> list[int]:
