@@ -139,8 +139,12 @@ ON CONFLICT (machine_id, bucket) DO UPDATE SET n = d.n + EXCLUDED.n
 -- Which of these events of a line the table holds.
 SELECT e.machine_id, e.boot, e.seq
 FROM unnest(%s::timestamptz[], %s::integer[], %s::integer[], %s::bigint[]) AS k (at, machine_id, boot, seq)
-JOIN mes.cell_event e ON (e.line_id, e.at, e.machine_id, e.boot, e.seq) = (%s::smallint, k.at, k.machine_id, k.boot, k.seq)
-WHERE e.at >= %s AND e.at <= %s -- the first and the last of these times: other chunks are not looked at
+CROSS JOIN LATERAL (
+    SELECT c.machine_id, c.boot, c.seq FROM mes.cell_event c
+    WHERE (c.line_id, c.at, c.machine_id, c.boot, c.seq) = (%s::smallint, k.at, k.machine_id, k.boot, k.seq)
+        AND c.at >= %s AND c.at <= %s -- the first and the last of these times: other chunks are not looked at
+    OFFSET 0 -- key by key: a plan by time would read all that lies between the two
+) AS e
 
 -- name: quarantine
 -- Keep rejects whole; the same bytes on the same topic are counted, not repeated, and the latest verdict stands.
