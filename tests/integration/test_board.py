@@ -540,12 +540,12 @@ def test_details_are_not_had_while_the_database_is_away(server: Database, databa
     server.ask_stop()
     try:
         wait_for(lambda: not server.alive(), "PostgreSQL to end")
-        answer, body = board.ask("/api/unit?serial=NJ1-0")
+        answer, body = board.ask("/api/unit?serial=NJ1-away")
         assert answer.status == 503 and "try again" in json.loads(body)["error"]
-        assert board.ask("/unit?serial=NJ1-0")[0].status == 200, "nobody knows whether there is such a cell: the page waits"
+        assert board.ask("/unit?serial=NJ1-away")[0].status == 200, "nobody knows whether there is such a cell: the page waits"
     finally:
         server.start()
-    wait_for(lambda: board.ask("/api/unit?serial=NJ1-0")[0].status == 404, "the database to answer")
+    wait_for(lambda: board.ask("/api/unit?serial=NJ1-away")[0].status == 404, "the database to answer")
 
 
 def test_sigterm_ends_open_streams_and_the_board(database: str) -> None:
