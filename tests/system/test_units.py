@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from ruamel.yaml import YAML
 
 from mes.contract import encode
 from tests.conftest import ROOT
@@ -28,6 +29,7 @@ SAFE_ENOUGH = 1.2
 """Exposure by systemd-analyze, 0 to 10. What is left: the network, which is what they are for, and for rollup the compiler."""
 
 INSTANCE = "1"
+COMPOSE = YAML(typ="safe").load(ROOT / "deploy" / "compose.yaml")
 COMPILES = "mes-rollup.service"
 
 
@@ -188,9 +190,12 @@ def test_their_commands_in_order_are_a_plant_that_counts(plant: Plant, database:
             assert once.wait(60) == 0, plant.log(unit[name])
     assert "2 sites, 2 lines: loaded" in plant.log(unit["seed"])
 
+    second = Unit(FOLDER / "mes-ingest@.service", "2")
+    ports = {one.name: free_port() for one in (unit["ingest@"], second, unit["rollup"])}
+    for one in (unit["ingest@"], second, unit["rollup"]):
+        one.settings["Environment"].append(f"MES_METRICS_PORT={ports[one.name]}")
     with ExitStack() as stack:
         running = {name: stack.enter_context(plant.started(unit[name])) for name in ("ingest@", "rollup", "board")}
-        second = Unit(FOLDER / "mes-ingest@.service", "2")
         running["second"] = stack.enter_context(plant.started(second))
         sessions_held(database)
         cells = b"\n".join(encode(event(n)) for n in range(1, 101)).decode()
@@ -208,6 +213,11 @@ def test_their_commands_in_order_are_a_plant_that_counts(plant: Plant, database:
                 return b"32140-1" in answer.read()
 
         wait_for(on_the_board, what="the board")
+        for service, port, said in (("ingest", 9464, ports[unit["ingest@"].name]), ("board", 8787, board)):
+            _, *words = COMPOSE["services"][service]["healthcheck"]["test"]
+            here = [word.replace(f":{port}/", f":{said}/").replace(f" {port},", f" {said},") for word in words]
+            assert str(said) in here[-1]
+            subprocess.run([plant.programs / here[0], *here[1:]], env=bare_environment(), check=True)
         users = rows(database, "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE usename LIKE 'mes_%' ORDER BY 1")
         assert users == [("mes_dashboard",), ("mes_ingest",), ("mes_rollup",)]
         for name in running:
