@@ -18,7 +18,7 @@ _OF_LINE: Final = ("line", "name", "site_name", "zone", "product")
 _OF_DAY: Final = (
     "production_day", "starts_at", "ends_at", "good", "target", "attainment", "gap", "scrap", "events", "last_event_at", "is_over",
     "is_closed", "version", "energy_mwh", "scheduled_h", "completeness", "missing", "quarantined", "late", "output_yield",
-    "rolled_throughput_yield", "target_so_far", "pace_per_h", "projected", "remaining_per_h", "scheduled_h_left", "wip",
+    "rolled_throughput_yield", "is_behind", "target_so_far", "pace_per_h", "projected", "remaining_per_h", "scheduled_h_left", "wip",
 )  # fmt: skip
 _NOTHING: Final = dict.fromkeys(("inspected", "first_pass_yield", "good", "rework", "scrap", "cycle_p50_s", "cycle_p95_s"))
 """The yields of a station that has reported nothing in a day."""
@@ -97,7 +97,7 @@ def _day(row: Row) -> dict[str, Any]:
     zone = ZoneInfo(row["zone"])
     yields = row["yields"] or {}
     text = of_day(row) | _of_now(row)
-    if row["is_over"] and (row["gap"] or 0) < 0:
+    if row["is_over"] and not row["is_behind"] and (row["gap"] or 0) < 0:
         text["gap"] = f"{count(-row['gap'])} short"
     text["last_event_time"] = clock(row["last_event_at"], zone)
     text["missing"] = _missing(row)

@@ -815,7 +815,7 @@ ORDER BY l.line
 SELECT l.line, l.name, l.site_name, l.zone, coalesce(t.product, l.product) AS product,
     t.production_day, t.starts_at, t.ends_at, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_over, t.is_closed,
     t.version, t.energy_mwh, t.scheduled_h, t.completeness, t.missing, t.quarantined, t.late, y.output_yield, y.rolled_throughput_yield,
-    n.target_so_far, n.pace_per_h, n.projected, n.remaining_per_h, n.scheduled_h_left, s.wip, h.hours, s.stations, q.yields, f.defects
+    n.target_so_far, n.pace_per_h, n.projected, n.remaining_per_h, n.scheduled_h_left, s.wip, s.is_behind, h.hours, s.stations, q.yields, f.defects
 FROM report.line l
 LEFT JOIN LATERAL (
     SELECT d.* FROM report.daily_throughput d
@@ -839,7 +839,7 @@ LEFT JOIN LATERAL (
         'state', CASE WHEN x.production_day = t.production_day THEN x.state END,
         'last_event_at', CASE WHEN x.production_day = t.production_day THEN x.last_event_at END,
         'is_bottleneck', coalesce(x.production_day = t.production_day AND x.is_bottleneck, false)) ORDER BY x.station_seq) AS stations,
-        max(x.as_of) AS as_of, sum(x.wip_before) FILTER (WHERE x.production_day = t.production_day)::bigint AS wip
+        max(x.as_of) AS as_of, bool_or(x.production_day = t.production_day AND x.as_of < now() - interval '1 minute') AS is_behind, sum(x.wip_before) FILTER (WHERE x.production_day = t.production_day)::bigint AS wip
     FROM report.station_now x
     WHERE x.line = l.line
 ) s ON true

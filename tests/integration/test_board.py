@@ -450,7 +450,14 @@ def test_a_board_started_before_its_database_waits_for_it() -> None:
 
 def test_every_answer_is_under_a_strict_policy(board: Board) -> None:
     unit = "/unit?serial=nobody"
-    files = ("/js/main.js", "/css/base.css", "/vendor/uplot/uPlot.iife.min.js", "/vendor/uplot/LICENSE", "/favicon.ico")
+    files = (
+        "/js/main.js",
+        "/css/base.css",
+        "/vendor/uplot/uPlot.iife.min.js",
+        "/vendor/uplot/LICENSE",
+        "/vendor/inter/LICENSE",
+        "/favicon.ico",
+    )
     for path in ("/", *files, "/api/now", "/healthz", "/nothing", "/api/nothing", f"/line/{NANJING}", unit, f"/api{unit}"):
         headers = board.ask(path)[0].headers
         policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))

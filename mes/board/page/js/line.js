@@ -40,6 +40,7 @@ export class LineCard {
     const ahead = day?.target_so_far == null ? null : day.good - Math.round(day.target_so_far);
     set(field.back, "href", lineUrl(line.line));
     field.back.hidden = !this.asked;
+    root.classList.toggle("wide", (text.good ?? "").length > 6);
     root.classList.toggle("without", day === null);
     root.classList.toggle("gone-by", Boolean(day?.is_over && this.asked));
     root.classList.toggle("paceless", day !== null && day.target_so_far === null);
@@ -47,7 +48,7 @@ export class LineCard {
     set(root, "data-end", day?.gap == null ? "none" : (day.projected ?? day.good) < day.target ? "short" : "reached");
     resign(root.querySelector(".pace"), ahead === null ? "unknown" : ahead < 0 ? "below" : "above");
     resign(root.querySelector(".still"), day?.gap == null ? "unscheduled" : day.gap < 0 ? "below" : "good");
-    put(field.still, day?.is_over ? "the day is over" : "no pace while the line's events are old");
+    put(field.still, day?.is_behind ? "its events are still coming" : "the day is over");
     showBar(root, day);
     this.hours.show(day);
     this.course?.show(day);
@@ -73,10 +74,10 @@ export class LineCard {
     let trouble = "";
     if (day?.last_event_at) {
       const age = (now() - Date.parse(day.last_event_at)) / 1000;
-      fresh = this.asked ? day.text.last_event_time : `${day.text.last_event_time}, ${age < 0 ? "ahead of our clock" : `${duration(age)} ago`}`;
+      fresh = this.asked ? day.text.last_event_time : `${day.text.last_event_time}, ${age < 0 ? "ahead of our clock" : `${age < 3600 ? duration(age) : `${Math.floor(age / 3600)} h`} ago`}`;
       if (!this.asked && known.state === "live") {
         if (quiet >= QUIET_S) trouble = `no new event for ${duration(quiet)}`;
-        else if (age >= BEHIND_S) trouble = `catching up: the line's events are ${duration(age)} old`;
+        else if (age >= BEHIND_S) trouble = `catching up: events are ${duration(age)} old`;
       }
     }
     if (!this.asked && line in known.untaken) {
