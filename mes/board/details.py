@@ -15,7 +15,7 @@ import msgspec
 from mes.board import figures
 from mes.errors import Refused, Unavailable
 from mes.present import count, percent
-from mes.store import report
+from mes.store import board, report
 from mes.store.connection import Connection, connect, translated
 
 FRESH_S: Final = 1.0  # so long an answer serves others too
@@ -40,7 +40,7 @@ class Details:
         """A line in a production day that has been, as the feed sends it for the newest."""
 
         def ask(connection: Connection) -> Any:
-            lines = [figures.line(row) for row in report.board(connection, line, day)]
+            lines = [figures.line(row) for row in board.lines(connection, line, day)]
             return next((line for line in lines if line["day"]), None)
 
         return await self._ask(("day", line, day), ask)
@@ -49,7 +49,7 @@ class Details:
         """A station of a line, in the newest production day unless another is named."""
 
         def ask(connection: Connection) -> Any:
-            rows = [row for row in report.board_station(connection, line, station, day) if row["production_day"] or day is None]
+            rows = [row for row in board.station(connection, line, station, day) if row["production_day"] or day is None]
             return _station(rows[0]) if rows else None
 
         return await self._ask(("station", line, station, day), ask)
@@ -61,7 +61,7 @@ class Details:
 
         def ask(connection: Connection) -> Any:
             visits = report.unit(connection, serial)
-            zones = {row["line"]: ZoneInfo(row["zone"]) for row in report.zones(connection)} if visits else {}
+            zones = {row["line"]: ZoneInfo(row["zone"]) for row in board.zones(connection)} if visits else {}
             return {"unit": serial, "visits": [_visit(visit, zones[visit["line"]]) for visit in visits]} if visits else None
 
         return await self._ask(("unit", serial), ask)

@@ -25,15 +25,16 @@ _NOTHING: Final = dict.fromkeys(("inspected", "first_pass_yield", "good", "rewor
 
 
 def line(row: Row) -> dict[str, Any]:
-    """A line (a row of mes.store.report.board) with `day`, the production day of the row, or None where it has none.
+    """A line (a row of mes.store.board.lines) with the `alerts` that are raised, and `day`, its production day, None where it has none.
 
     Figures are those of the views, NULL as None; `text` holds them as people read them, times in the zone of the site.
     """
-    return {name: row[name] for name in _OF_LINE} | {"day": _day(row) if row["production_day"] else None}
+    alerts = [_alert(alert, ZoneInfo(row["zone"])) for alert in row["alerts"] or ()]
+    return {name: row[name] for name in _OF_LINE} | {"alerts": alerts, "day": _day(row) if row["production_day"] else None}
 
 
 def days(rows: Iterable[Row]) -> dict[str, list[dict[str, Any]]]:
-    """By line its production days, oldest first (see mes.store.report.board_days)."""
+    """By line its production days, oldest first (see mes.store.board.days)."""
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         day = {name: value for name, value in row.items() if name != "line"}
@@ -135,6 +136,11 @@ def _missing(row: Row) -> str:
     """What of a day is known not to be in its figures."""
     parts = [(row["missing"], "never came"), (row["quarantined"], "in the quarantine"), (row["late"], "came late")]
     return ", ".join(f"{count(n)} {what}" for n, what in parts if n)
+
+
+def _alert(alert: Row, zone: ZoneInfo) -> dict[str, Any]:
+    since = dt.datetime.fromisoformat(alert["since"]).astimezone(zone)
+    return dict(alert) | {"text": {"name": alert["alert"].replace("_", " "), "since": f"{since:%H:%M}"}}
 
 
 def _hour(hour: Row, zone: ZoneInfo) -> dict[str, Any]:

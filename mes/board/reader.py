@@ -17,7 +17,7 @@ from typing import Final
 from mes.board import figures
 from mes.board.feed import Feed
 from mes.errors import Refused, Unavailable
-from mes.store import report
+from mes.store import board
 from mes.store.connection import Connection, connect, translated
 
 log = logging.getLogger(__name__)
@@ -89,26 +89,26 @@ class Reader(threading.Thread):
             if not self._tells:
                 self._stopping.wait(left)
                 continue
-            for line in report.changed(connection, min(left, HEARING_S)):
+            for line in board.changed(connection, min(left, HEARING_S)):
                 self._read_lines(connection, line)
 
     def _read_lines(self, connection: Connection, line: str | None) -> None:
         began = time.monotonic()
-        lines = [figures.line(row) for row in report.board(connection, line)]
+        lines = [figures.line(row) for row in board.lines(connection, line)]
         self._post(self._feed.show, lines, line is None)
         spent = time.monotonic() - began
         self._stopping.wait(spent / SHARE - spent)
 
     def _read_days(self, connection: Connection) -> None:
         if time.monotonic() >= self._days_due:
-            self._post(self._feed.show_days, figures.days(report.board_days(connection, DAYS)))
+            self._post(self._feed.show_days, figures.days(board.days(connection, DAYS)))
             self._days_due = time.monotonic() + DAYS_S
 
     def _connect(self) -> Connection:
         connection = connect(self._database, application="mes board")
         with translated(self._database):
             connection.execute("SET default_transaction_read_only = on")
-        self._tells = report.listen(connection)
+        self._tells = board.listen(connection)
         self._days_due = 0.0
         return connection
 

@@ -808,14 +808,15 @@ ORDER BY l.line
 -- The board: views of `report` and nothing else.
 
 -- name: board
--- Lines with a production day, a given one or the newest that has begun: its hours, stations and most frequent defects; one statement,
--- so one snapshot. What is true of this moment only is NULL on a day that is over, and the pace where the line is
+-- Lines with a production day, a given one or the newest that has begun: its hours, stations and most frequent defects, and the alerts that
+-- are raised; one statement, so one snapshot. What is true of this moment only is NULL on a day that is over, and the pace where the line is
 -- behind with its events: it would compare them with the clock. Yields stand beside the stations: joined, they would be looked for station
 -- by station.
 SELECT l.line, l.name, l.site_name, l.zone, coalesce(t.product, l.product) AS product,
     t.production_day, t.starts_at, t.ends_at, t.good, t.target, t.attainment, t.gap, t.scrap, t.events, t.last_event_at, t.is_over, t.is_closed,
     t.version, t.energy_mwh, t.scheduled_h, t.completeness, t.missing, t.quarantined, t.late, y.output_yield, y.rolled_throughput_yield,
-    n.target_so_far, n.pace_per_h, n.projected, n.remaining_per_h, n.scheduled_h_left, s.wip, s.is_behind, h.hours, s.stations, q.yields, f.defects
+    n.target_so_far, n.pace_per_h, n.projected, n.remaining_per_h, n.scheduled_h_left, n.wip, s.is_behind,
+    h.hours, s.stations, q.yields, f.defects, a.alerts
 FROM report.line l
 LEFT JOIN LATERAL (
     SELECT d.* FROM report.daily_throughput d
@@ -839,7 +840,7 @@ LEFT JOIN LATERAL (
         'state', CASE WHEN x.production_day = t.production_day THEN x.state END,
         'last_event_at', CASE WHEN x.production_day = t.production_day THEN x.last_event_at END,
         'is_bottleneck', coalesce(x.production_day = t.production_day AND x.is_bottleneck, false)) ORDER BY x.station_seq) AS stations,
-        max(x.as_of) AS as_of, bool_or(x.production_day = t.production_day AND x.as_of < now() - interval '1 minute') AS is_behind, sum(x.wip_before) FILTER (WHERE x.production_day = t.production_day)::bigint AS wip
+        max(x.as_of) AS as_of, bool_or(x.production_day = t.production_day AND x.as_of < now() - interval '1 minute') AS is_behind
     FROM report.station_now x
     WHERE x.line = l.line
 ) s ON true
@@ -854,6 +855,10 @@ LEFT JOIN LATERAL (
         'share', d.share, 'cumulative_share', d.cumulative_share) ORDER BY d.rank) AS defects
     FROM report.defect_pareto d WHERE d.line = t.line AND d.production_day = t.production_day AND d.rank <= %(defects)s
 ) f ON true
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_object('alert', d.alert, 'since', d.since, 'reason', d.reason) ORDER BY d.since, d.alert) AS alerts
+    FROM report.alert_now d WHERE %(day)s::date IS NULL AND d.line = l.line AND d.state = 'raised'
+) a ON true
 WHERE l.is_active AND (%(line)s::text IS NULL OR l.line = %(line)s)
 ORDER BY l.line
 

@@ -15,8 +15,6 @@ Name = Literal[
     "daily_report", "shift_report", "yield_report", "pareto_report", "completeness_report", "hourly_report",
     "restatement_report", "alert_report",
 ]  # fmt: skip
-MOST_DEFECTS = 5
-"""As many of a line's defects stand on the board."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def select(
     Without either end it is, by `default`, all days, the newest that has begun, or the newest that is over. Nothing is selected where no
     day has figures yet. ConfigError where line or days are unknown.
     """
-    known = _rows(connection, "reported_days", {})
+    known = rows(connection, "reported_days", {})
     if line is None:
         wanted = [row for row in known if row["is_active"] or row["first"]]
     else:
@@ -72,14 +70,14 @@ def select(
 def read(connection: Connection, name: Name, selection: Selection, most: int, **values: Any) -> list[dict[str, Any]]:
     """At most so many rows of a report: of the view or views that its query names, all columns. `values` are those of the query."""
     of = {"lines": selection.lines, "firsts": selection.firsts, "lasts": selection.lasts, "most": most}
-    return _rows(connection, name, {**of, **values})
+    return rows(connection, name, {**of, **values})
 
 
 def check_station(connection: Connection, selection: Selection, station: str | None) -> None:
     """ConfigError where no line of the selection has that station."""
     if station is None:
         return
-    known = [row["code"] for row in _rows(connection, "stations_of_lines", {"lines": selection.lines})]
+    known = [row["code"] for row in rows(connection, "stations_of_lines", {"lines": selection.lines})]
     if station not in known:
         raise ConfigError(f"station {station!r} is unknown: use one of {', '.join(dict.fromkeys(known))}")
 
@@ -92,53 +90,15 @@ def unit(connection: Connection, serial: str) -> list[dict[str, Any]]:
 
 def lines(connection: Connection) -> list[str]:
     """Paths of the lines that are seeded."""
-    return [row["line"] for row in _rows(connection, "line_paths", {})]
-
-
-def zones(connection: Connection) -> list[dict[str, Any]]:
-    """`line` and `zone` of every line that there is or was."""
-    return _rows(connection, "zones", {})
+    return [row["line"] for row in rows(connection, "line_paths", {})]
 
 
 def newest_days(connection: Connection) -> list[dict[str, Any]]:
     """Each active line with the newest production day that has begun; figures are NULL for a line without any."""
-    return _rows(connection, "newest_days", {})
+    return rows(connection, "newest_days", {})
 
 
-def board(connection: Connection, line: str | None = None, day: dt.date | None = None) -> list[dict[str, Any]]:
-    """What the board shows of each active line, or of one, as of one moment: a production day, the newest unless one is given,
-    with `hours`, `stations`, their `yields` and the most frequent `defects`. All figures are NULL for a line without such a day."""
-    return _rows(connection, "board", {"line": line, "day": day, "defects": MOST_DEFECTS})
-
-
-def board_days(connection: Connection, days: int) -> list[dict[str, Any]]:
-    """Production days of each active line that have begun within so many days, oldest first."""
-    return _rows(connection, "board_days", {"days": days})
-
-
-def board_station(connection: Connection, line: str, station: str, day: dt.date | None = None) -> list[dict[str, Any]]:
-    """A station in a production day, the newest unless one is given, with `machines`, `states` by machine, `hours` (machine, hour of
-    day, events), `defects`, `cycle_times` (from, below, count), `characteristics` and cells that `missed`: one row, or none where
-    nobody knows the station."""
-    return _rows(connection, "board_station", {"line": line, "station": station, "day": day})
-
-
-def listen(connection: Connection) -> bool:
-    """Ask to be told when figures change (see `changed`); False on a standby, which tells nobody anything."""
-    with translated():
-        row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
-        if row and row[0]:
-            return False
-        connection.execute("LISTEN mes_figures")
-        return True
-
-
-def changed(connection: Connection, within: float) -> set[str]:
-    """Paths of the lines whose figures have changed since the last call; waits for the first for so many seconds."""
-    with translated():
-        return {notice.payload for notice in connection.notifies(timeout=within, stop_after=1)}
-
-
-def _rows(connection: Connection, name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(connection: Connection, name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a named query finds."""
     with translated(connection), connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(queries()[name], values).fetchall()

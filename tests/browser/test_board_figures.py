@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Opener, Plant
 
@@ -74,6 +74,7 @@ def test_the_pace_and_the_end_of_the_day_are_the_views(plant: Plant, open_page: 
     assert near(field(root, "due"), now["target_so_far"], a_while)
     assert near(field(root, "projected"), now["projected"], now["projected"] * 0.01 + a_while)
     assert near(field(root, "pace_per_h"), now["pace_per_h"], now["pace_per_h"] * 0.01 + 1)
+    assert field(root, "wip") == cells(now["wip"])
     ahead = now["good"] - now["target_so_far"]
     assert ("ahead of" if ahead > 0 else "behind") in field(root, "pace")
     assert root.get_attribute("data-pace") == ("ahead" if ahead > 0 else "behind")
@@ -130,6 +131,24 @@ def test_the_defects_are_the_views(plant: Plant, open_page: Opener, line: str) -
         assert item.locator(".what").text_content() == defect["defect_name"]
         assert item.locator("b").text_content() == cells(defect["count"])
         assert item.locator(".n small").text_content() == percent(defect["share"])
+
+
+def test_alerts_are_the_views(plant: Plant, open_page: Opener) -> None:
+    """With the reason in words, as text."""
+    page = open_page()
+    root = card(page, NANJING)
+    assert root.locator(".alerts").is_hidden()
+    plant.rows(
+        "INSERT INTO mes.alert (line_id, name, state, since, reason, said_at) SELECT line_id, 'yield_low', 'raised', now(), %s, now()"
+        " FROM mes.line WHERE path = %s RETURNING 1",
+        "output yield 91.20 %: <b>few</b> good", NANJING,
+    )  # fmt: skip
+    alert = plant.row("SELECT * FROM report.alert_now WHERE line = %s AND state = 'raised'", NANJING)
+    at = f"{alert['since'] + dt.timedelta(hours=8):%H:%M}"
+    expect(root.locator(".alerts li")).to_have_text(f"yield low {alert['reason']} since {at}")
+    expect(card(page, DALIAN).locator(".alerts")).to_be_hidden()
+    plant.rows("UPDATE mes.alert SET state = 'cleared' RETURNING 1")
+    expect(root.locator(".alerts")).to_be_hidden()
 
 
 def test_the_calendar_is_the_views(plant: Plant, open_page: Opener) -> None:

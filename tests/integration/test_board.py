@@ -257,7 +257,7 @@ def test_a_ratio_below_one_never_reads_100_percent(board: Board) -> None:
 
 
 def test_undefined_figures_are_dashes() -> None:
-    row: dict[str, Any] = dict.fromkeys(("hours", "stations", "yields", "defects", *figures._OF_DAY))
+    row: dict[str, Any] = dict.fromkeys(("hours", "stations", "yields", "defects", "alerts", *figures._OF_DAY))
     row |= {"line": "a/b/c", "name": "C", "site_name": "A", "zone": "America/Detroit", "product": "P", "production_day": TODAY}
     hour = {"hour_starts_at": "2026-03-08T07:00:00+00:00", "hour_of_day": 2, "good": 0, "scrap": 0, "target": None}
     day = figures.line(row | {"hours": [hour]})["day"]

@@ -2,7 +2,7 @@
 
 import { showCalendar } from "./calendar.js";
 import { Course } from "./course.js";
-import { duration, fields, h, keyed, put, resign, set } from "./dom.js";
+import { duration, fields, h, keyed, put, resign, set, sign } from "./dom.js";
 import { Hours } from "./hours.js";
 import { lineUrl, stationUrl } from "./router.js";
 import { showStations } from "./stations.js";
@@ -49,6 +49,7 @@ export class LineCard {
     resign(root.querySelector(".pace"), ahead === null ? "unknown" : ahead < 0 ? "below" : "above");
     resign(root.querySelector(".still"), day?.gap == null ? "unscheduled" : day.gap < 0 ? "below" : "good");
     put(field.still, day?.is_behind ? "its events are still coming" : "the day is over");
+    showAlerts(root.querySelector(".alerts"), line.alerts);
     showBar(root, day);
     this.hours.show(day);
     this.course?.show(day);
@@ -98,6 +99,23 @@ export class LineCard {
     this.hours.end();
     this.course?.end();
   }
+}
+
+/** What somebody was told of, with the reason in words. */
+function showAlerts(root, alerts) {
+  root.hidden = alerts.length === 0;
+  keyed(
+    root,
+    alerts,
+    (alert) => alert.alert,
+    () => h("li", {}, sign("warn"), h("span", {}, h("b"), " ", h("span"), " ", h("small"))),
+    (element, { reason, text }) => {
+      const [name, words, since] = element.lastElementChild.children;
+      put(name, text.name);
+      put(words, reason);
+      put(since, `since ${text.since}`);
+    },
+  );
 }
 
 function showBar(root, day) {
