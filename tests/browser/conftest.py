@@ -131,7 +131,8 @@ class Watched:
             self.complaints.append(f"{message.type}: {message.text}")
 
     def _failed(self, request: Request) -> None:
-        if "/events" not in request.url:  # a stream ends with its page
+        # a stream ends with its page, and whatever was on its way when somebody went to the next one is given up
+        if "/events" not in request.url and request.failure != "net::ERR_ABORTED":
             self.failures.append(f"{request.failure} {request.url}")
 
     def _asked(self, request: Request) -> None:
