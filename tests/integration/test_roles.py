@@ -9,12 +9,14 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from mes import contract
+from mes.embedded.postgres import EmbeddedPostgres
 from mes.seeds import load_plant
 from mes.states import StateEvent
 from mes.store.migrate import migrate
@@ -66,12 +68,14 @@ WRITES: dict[str, dict[str, set[str]]] = {
 
 
 @contextlib.contextmanager
-def embedded(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.getfixturevalue("embedded_server")
+def embedded(folder: Path) -> Iterator[str]:
+    """One of its own: roles are a server's, and the other tests know of none."""
+    with EmbeddedPostgres(folder, settings={"fsync": "off"}) as server:
+        yield server.url
 
 
 @contextlib.contextmanager
-def timescale(_: pytest.FixtureRequest) -> Iterator[str]:
+def timescale(_: Path) -> Iterator[str]:
     with contextlib.ExitStack() as running:
         try:
             url = running.enter_context(timescaledb())
@@ -81,7 +85,7 @@ def timescale(_: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-SERVERS: dict[str, Callable[[pytest.FixtureRequest], contextlib.AbstractContextManager[str]]] = {
+SERVERS: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
     "debian": lambda _: debian_postgres(),
     "embedded": embedded,
     "timescaledb": timescale,
@@ -91,8 +95,9 @@ SERVERS: dict[str, Callable[[pytest.FixtureRequest], contextlib.AbstractContextM
 @pytest.fixture(scope="module", params=SERVERS)
 def roles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     """A migrated and seeded database whose owner is mes_owner."""
-    with SERVERS[request.param](request) as server:
-        made = Roles(server, tmp_path_factory.mktemp("roles"), "mes_with_roles")
+    folder = tmp_path_factory.mktemp("roles")
+    with SERVERS[request.param](folder) as server:
+        made = Roles(server, folder, "mes_with_roles")
         made.install()
         made.install()  # any number of times
         migrate(made.url("mes_owner"))
@@ -101,10 +106,6 @@ def roles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             rows(made.url("mes_owner"), HYPERTABLE)
         made.person("wang", "mes_operator")
         yield made
-        if request.param == "embedded":  # it is shared with tests that know of no roles
-            with psycopg.connect(server, autocommit=True) as connection:
-                connection.execute("DROP DATABASE mes_with_roles WITH (FORCE)")
-                connection.execute("DROP ROLE mes_owner, mes_ingest, mes_rollup, mes_dashboard, mes_operator, wang")
 
 
 def run(database: str, *statements: str) -> None:
