@@ -10,6 +10,7 @@ import pytest
 from mes.embedded.broker import EmbeddedBroker
 from tests import databases, timescaledb
 from tests.databases import Database, Databases, cloner
+from tests.pipeline import forget_sessions
 from tests.servers import Mosquitto, debian_postgres, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,18 +45,6 @@ def new_database(server_url: str) -> Databases:
 
 
 @pytest.fixture(scope="session")
-def embedded_databases(new_database: Databases) -> Databases:
-    """The former name of `new_database`."""
-    return new_database
-
-
-@pytest.fixture(scope="session")
-def embedded_server(server_url: str) -> str:
-    """The former name of `server_url`."""
-    return server_url
-
-
-@pytest.fixture(scope="session")
 def debian_databases() -> Iterator[Databases]:
     """Makes databases on Debian's PostgreSQL."""
     with debian_postgres() as url:
@@ -63,17 +52,31 @@ def debian_databases() -> Iterator[Databases]:
 
 
 @pytest.fixture(scope="session")
-def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of the embedded broker."""
+def embedded_broker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the embedded broker, which tests share."""
     with EmbeddedBroker(tmp_path_factory.mktemp("broker"), free_port()) as broker:
         yield broker.url
 
 
 @pytest.fixture(scope="session")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of Debian's Mosquitto."""
+def mosquitto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of Debian's Mosquitto, which tests share."""
     with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
         yield broker.url
+
+
+@pytest.fixture
+def embedded_broker(embedded_broker_server: str) -> str:
+    """URL of the embedded broker, which holds no message of a test before this one."""
+    forget_sessions(embedded_broker_server)
+    return embedded_broker_server
+
+
+@pytest.fixture
+def mosquitto(mosquitto_server: str) -> str:
+    """URL of Debian's Mosquitto, which holds no message of a test before this one."""
+    forget_sessions(mosquitto_server)
+    return mosquitto_server
 
 
 @pytest.fixture

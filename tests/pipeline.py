@@ -23,6 +23,7 @@ from tests.servers import stopped_at_the_end, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 WND = "umh/v1/cbak/nanjing/cells/32140-1/wnd/01/_cell_v1/completed"
 GRD = "umh/v1/cbak/nanjing/cells/32140-1/grd/01/_cell_v1/completed"
+LINES = (("nanjing", "32140-1"), ("dalian", "26650-1"))
 AT_MS = 1_795_312_800_000  # 2026-11-22T02:00:00Z, 10:00 in Nanjing
 
 
@@ -59,6 +60,20 @@ def value(database: str, query: str, *values: Any) -> Any:
 def sessions_held(database: str, lines: int = 2) -> None:
     """Wait until the broker keeps a session for every line: from then on nothing that is published is missed."""
     wait_for(lambda: value(database, "SELECT count(*) FROM mes.line_session") >= lines, what="sessions")
+
+
+def forget_sessions(broker: str) -> None:
+    """End the lines' persistent sessions: what a test's last worker left there unacked would come to the next test's database."""
+    at = urlsplit(broker)
+    for line in LINES:
+        gone = threading.Event()
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2, contract.session_id(*line), clean_session=True)
+        client.on_connect = lambda client, *_: client.disconnect()
+        client.on_disconnect = lambda *_, gone=gone: gone.set()
+        client.connect(at.hostname or "127.0.0.1", at.port or 1883)
+        client.loop_start()
+        assert gone.wait(10)
+        client.loop_stop()
 
 
 class Gateway:

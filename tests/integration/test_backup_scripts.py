@@ -123,9 +123,9 @@ def told(database: str) -> dict[str, list[str]]:
         }
 
 
-def test_what_another_database_has_is_put_back_once_and_the_figures_follow(embedded_databases: Databases) -> None:
+def test_what_another_database_has_is_put_back_once_and_the_figures_follow(new_database: Databases) -> None:
     """Cells, states, and what was not understood: the target had some of it, has received more since, and discarded one thing."""
-    source, target = embedded_databases(), embedded_databases()
+    source, target = new_database(), new_database()
     state = StateEvent(boot=1, seq=51, timestamp_ms=AT_MS, state="held", reason="a\treason\\with\nall of it")
     bad = msgspec.json.encode(event(52)).replace(b'"pass"', b'"good"')
     for database in (source, target):
@@ -162,8 +162,8 @@ def test_what_another_database_has_is_put_back_once_and_the_figures_follow(embed
     assert value(target, "SELECT count(*) FROM mes.cell_event") == 100
 
 
-def test_plants_that_do_not_mean_the_same_are_not_mixed(embedded_databases: Databases) -> None:
-    source, target = embedded_databases(), embedded_databases()
+def test_plants_that_do_not_mean_the_same_are_not_mixed(new_database: Databases) -> None:
+    source, target = new_database(), new_database()
     plant = load_plant(SEEDS)
     line = plant.lines[LINE]
     more = msgspec.structs.replace(

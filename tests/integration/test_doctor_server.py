@@ -111,7 +111,7 @@ def test_versions(database: str) -> None:
     assert "PostgreSQL 14.11 is too old" in next(server.version(old)).found  # type: ignore[arg-type]
 
 
-def test_a_schema_that_is_not_this_programs(embedded_databases: Databases, database: str) -> None:
+def test_a_schema_that_is_not_this_programs(new_database: Databases, database: str) -> None:
     """None, one that lacks migrations, one that has more, one whose files have changed; what lies in it is not looked at."""
     name = "database.schema"
     assert one(check(database, server.schema), name, OK).found == f"the schema is at {_newest(database):04d}, as this program's"

@@ -57,8 +57,8 @@ def test_a_line_that_nobody_holds(database: str) -> None:
         assert one(looked(database, work.leases), "lines.lease", OK).found == "1 line held by a worker"
 
 
-def test_a_lease_in_another_database_of_the_server_is_not_this_ones(embedded_databases, database: str) -> None:  # type: ignore[no-untyped-def]
-    with held(embedded_databases(), LINE):
+def test_a_lease_in_another_database_of_the_server_is_not_this_ones(new_database, database: str) -> None:  # type: ignore[no-untyped-def]
+    with held(new_database(), LINE):
         assert levels(looked(database, work.leases), "lines.lease") == [PROBLEM, PROBLEM]
 
 

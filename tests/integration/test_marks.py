@@ -264,8 +264,8 @@ def test_marks_of_a_database_that_was_set_back_do_not_go_backwards(parts: Parts,
         assert "set back" not in log.read_text()
         assert mes(parts, "ledger", "lost").stderr == "nothing is lost: the database holds all that its machines were told is committed\n"
         set_back(database, 60)
-        del marks[:]
         for _ in range(2):  # also by a worker that comes later
+            del marks[:]
             with logging(parts, log):
                 wait_for(lambda: SET_BACK in log.read_text(), 30, "that it is said")
                 gateway.backlog(WND, [event(i) for i in range(101, 111)])
@@ -315,7 +315,7 @@ def test_a_boot_that_a_database_has_lost_whole_is_not_forgotten(parts: Parts, tm
 def test_marks_of_another_database_are_no_promises(parts: Parts, request: Any, tmp_path: Path) -> None:
     """They are taken back, so that no machine lets go of what this database has never seen."""
     database, broker = parts
-    other = request.getfixturevalue("embedded_databases")()
+    other = request.getfixturevalue("new_database")()
     with Gateway(broker) as gateway:
         with logging(parts, tmp_path / "first"):
             sessions_held(database)

@@ -42,9 +42,9 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def database(embedded_databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database(new_database: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A day of two lines with all that a report tells of, whose names are as evil as they can be."""
-    url = embedded_databases()
+    url = new_database()
     folder = tmp_path_factory.mktemp("evil") / "seeds"
     shutil.copytree(SEEDS, folder)
     path = folder / "lines/nanjing-32140-1.toml"
@@ -285,8 +285,8 @@ def test_a_day_without_events_is_a_friendly_line(mes: Any, words: tuple[str, ...
     assert json.loads(mes(*words, "--day", EMPTY, "--format", "json").stdout) == []
 
 
-def test_a_plant_that_never_worked(embedded_databases: Databases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MES_DATABASE_URL", embedded_databases())
+def test_a_plant_that_never_worked(new_database: Databases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MES_DATABASE_URL", new_database())
     for name in ("daily", *REPORTS):
         result = CliRunner().invoke(main, ["report", name])
         assert (result.exit_code, result.stderr) == (0, "no production day has figures yet\n")

@@ -44,7 +44,7 @@ def chunked_databases() -> Iterator[Databases]:
         yield make
 
 
-@pytest.fixture(params=["embedded_databases", "chunked_databases"])
+@pytest.fixture(params=["new_database", "chunked_databases"])
 def store(request: pytest.FixtureRequest) -> str:
     """A fresh database on plain PostgreSQL, then on TimescaleDB."""
     databases: Databases = request.getfixturevalue(request.param)

@@ -148,9 +148,9 @@ def test_an_old_day_that_is_marked_all_the_time_keeps_no_other_from_being_summed
     assert value(database, "SELECT count(*) FROM report.daily_throughput WHERE good > 0") == 5
 
 
-def test_who_shows_figures_is_told_of_the_line_when_they_have_changed(embedded_databases: Databases) -> None:
+def test_who_shows_figures_is_told_of_the_line_when_they_have_changed(new_database: Databases) -> None:
     """In the transaction that changes them: whoever reads when told finds them."""
-    database = embedded_databases()
+    database = new_database()
     with psycopg.connect(database, autocommit=True) as listening:
         listening.execute("LISTEN mes_figures")
         with held(database, NANJING) as line:
