@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.databases import Databases
-from tests.pipeline import GRD, WND, Gateway, event, service, sessions_held, value
+from tests.pipeline import GRD, WND, Gateway, event, forget_sessions, service, sessions_held, value
 from tests.plants import small_lines
 from tests.servers import free_port, missing, wait_for
 
@@ -87,15 +87,16 @@ def ctrl_c(running: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def counting(new_database: Databases, embedded_broker: str) -> Iterator[Plant]:
-    database = new_database()
-    with service("ingest", database, embedded_broker), service("rollup", database, embedded_broker), Gateway(embedded_broker) as gateway:
+def counting(new_database: Databases, embedded_broker_server: str) -> Iterator[Plant]:
+    database, broker = new_database(), embedded_broker_server
+    forget_sessions(broker)
+    with service("ingest", database, broker), service("rollup", database, broker), Gateway(broker) as gateway:
         sessions_held(database)
         gateway.cells(GRD, [event(i) for i in range(1, 101)])
         scrapped = event(1, unit="NJ1-26K22-0001234", result="scrap", defect="W01")
         gateway.cells(WND.replace("/wnd/01/", "/wnd/02/"), [scrapped])
         wait_for(lambda: value(database, "SELECT max(good) FROM report.daily_throughput") == 100, 60, "figures")
-        yield Plant(database, embedded_broker)
+        yield Plant(database, broker)
 
 
 def clients() -> None:
