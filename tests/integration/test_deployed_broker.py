@@ -488,21 +488,25 @@ def test_a_broker_that_hangs_up_on_long_messages_gets_shorter_ones(
     if version == 4:
         request.getfixturevalue("old")
     monkeypatch.setattr(Client, "_on_connect", aiomqtt.Client._on_connect)
-    said: list[str] = []
 
-    async def attempt() -> list[int]:
+    async def attempt(number: int) -> tuple[list[int], list[str]]:
+        said: list[str] = []
         receiving, ready = marking(backend, topic(MACHINE), 300)
         await asyncio.wait_for(ready.wait(), 30)
-        gateway = Gateway(url_of(backend, AT), "x", [machine(tmp_path, topic(MACHINE), 300)], say=said.append)
+        gateway = Gateway(url_of(backend, AT), "x", [machine(tmp_path / str(number), topic(MACHINE), 300)], say=said.append)
         async with serving(gateway):
             await until(lambda: gateway.uncommitted == 0, "committed")
-        return await receiving
+        return await receiving, said
 
-    before = backend.count("oversize")
-    sizes = asyncio.run(attempt())
-    assert max(sizes) <= contract.MAX_EVENT_BYTES
-    assert backend.count("oversize") - before == (1 if version == 5 else 2)
-    assert sum("from now on messages have at most 4,096" in text for text in said) == 1
+    hung_up: list[int] = []
+    while len(hung_up) < 4 and 1 not in hung_up:  # a connection that is reset while something is written loses the broker's last word
+        before = backend.count("oversize")
+        sizes, said = asyncio.run(attempt(len(hung_up)))
+        assert max(sizes) <= contract.MAX_EVENT_BYTES
+        assert sum("from now on messages have at most 4,096" in text for text in said) == 1
+        hung_up.append(backend.count("oversize") - before)
+    assert max(hung_up) <= 2
+    assert (1 in hung_up) == (version == 5), hung_up
 
 
 @pytest.mark.parametrize(("limit", "size"), [(4608, 4700), (1000, 2000)])
