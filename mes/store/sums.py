@@ -16,10 +16,10 @@ from mes.errors import ConfigError
 from mes.kpi.events import Events, decode
 from mes.kpi.sums import BUCKET_US, Axes, Sums, summarise
 from mes.store.blocks import EPOCH_US
+from mes.store.bucket_sums import replace
 from mes.store.calendars import TURN, LineCalendar, line_calendars
 from mes.store.connection import check_writable, connect, queries, translated
 from mes.store.figures import Figures
-from mes.store.insert_sums import insert
 from mes.store.migrate import check
 
 GRACE = dt.timedelta(hours=24)  # a production day is open for corrections and late events so long after its end,
@@ -208,9 +208,8 @@ class Rollup:
                 self._sum_line(day)
             return len(marked)
         buckets, stretches = self._summed(day, marked)
-        self._drop(day, "bucket", buckets)
-        for first, sums in stretches:
-            insert(self._connection, day.line_id, first, day.axes, sums)
+        for first, n, sums in stretches:
+            replace(self._connection, day.line_id, first, n, day.axes, sums)
         hours = sorted({day.begin + (bucket - day.begin) // _HOUR * _HOUR for bucket in buckets})
         self._sum_up(day, "hour", "bucket", hours, [min(hour + _HOUR, day.end) for hour in hours])
         self._sum_up(day, "day", "hour", [day.begin], [day.end])
@@ -218,8 +217,8 @@ class Rollup:
         self._connection.execute(queries()["tell_figures"], {"line": day.line_id})
         return len(buckets)
 
-    def _summed(self, day: _Day, marked: list[dt.datetime]) -> tuple[list[dt.datetime], Iterator[tuple[dt.datetime, Sums]]]:
-        """The buckets to replace, and their sums by stretches of neighbours.
+    def _summed(self, day: _Day, marked: list[dt.datetime]) -> tuple[list[dt.datetime], Iterator[tuple[dt.datetime, int, Sums]]]:
+        """The buckets to replace, and their sums by stretches of neighbours: the first of them, how many, and the sums.
 
         A cell that reports again at a station may have done so first in another bucket, so its other reports of the day are
         looked up; and buckets behind that hold such reports are summed anew too, as what counts there may be here now.
@@ -233,12 +232,13 @@ class Rollup:
                     behind.update(later)
             if behind <= todo:
                 return sorted(todo), (
-                    (first, self._summarise(day, first, n, self._read(day, first, first + n * _BUCKET), known[first, n]))
+                    (first, n, self._summarise(day, first, n, self._read(day, first, first + n * _BUCKET), known[first, n]))
                     for first, n in _stretches(todo)
                 )
             todo |= behind
         buckets = day.buckets()
-        return buckets, iter([(day.begin, self._summarise(day, day.begin, len(buckets), self._read(day, day.begin, day.end), None))])
+        events = self._read(day, day.begin, day.end)
+        return buckets, iter([(day.begin, len(buckets), self._summarise(day, day.begin, len(buckets), events, None))])
 
     def _summarise(self, day: _Day, first: dt.datetime, n: int, events: Events, witnesses: Events | None) -> Sums:
         return summarise(events, _us(first), n, day.axes, day_end_us=_us(day.end), witnesses=witnesses)
@@ -274,11 +274,7 @@ class Rollup:
             origin[where], step[where] = at, by
         return Axes(np.array(station_ids, np.int64), np.array(defect_ids, np.int64), origin, step)
 
-    def _drop(self, day: _Day, grain: str, starts: list[dt.datetime]) -> None:
-        self._connection.execute(queries()["drop_sums"], {"line": day.line_id, "grain": grain, "starts": starts})
-
     def _sum_up(self, day: _Day, grain: str, finer: str, starts: list[dt.datetime], ends: list[dt.datetime]) -> None:
-        self._drop(day, grain, starts)
         values = {**day.values, "grain": grain, "finer": finer, "starts": starts, "ends": ends}
         machines = "sum_machine_hours" if grain == "hour" else "sum_machine_day"
         for name in ("sum_stations", "sum_defects", "sum_readings", machines):

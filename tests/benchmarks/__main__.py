@@ -1,4 +1,4 @@
-"""`./run bench [decode] [store] [sums] [start] [once] [ingest] [kpi] [sim] [storage]`: figures, and ratios of ways measured in one run.
+"""`./run bench [decode] [store] [sums] [start] [once] [ingest] [kpi] [sim] [storage] [log]`: figures, and ratios of ways.
 
 Absolute figures are those of this machine at this hour; ratios travel.
 """
@@ -35,6 +35,7 @@ from mes.store.seed import seed
 from mes.store.sums import Rollup
 from tests.benchmarks.ingest import ingest
 from tests.benchmarks.kpi import kpi
+from tests.benchmarks.log import log
 from tests.benchmarks.processes import cpu_seconds, resident_mb, say
 from tests.benchmarks.sim import sim
 from tests.benchmarks.storage import storage
@@ -46,7 +47,7 @@ AT_MS = 1_795_219_200_000
 
 
 def main(names: list[str]) -> None:
-    chosen = names or ["decode", "store", "sums", "start", "once", "ingest", "kpi", "sim", "storage"]
+    chosen = names or ["decode", "store", "sums", "start", "once", "ingest", "kpi", "sim", "storage", "log"]
     say(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
     if {"decode", "store", "sums"} & set(chosen):
         with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home)) as server:
@@ -69,6 +70,8 @@ def main(names: list[str]) -> None:
         sim()
     if "storage" in chosen:
         storage()
+    if "log" in chosen:
+        log()
 
 
 def best(work: Callable[[], Any], times: int = 3) -> float:
