@@ -58,14 +58,10 @@ class Client(aiomqtt.Client):
             answered(getattr(code, "value", code))
 
     def _on_socket_register_write(self, client: Any, _: Any, sock: Any) -> None:
-        """As aiomqtt's, but for a broker that says no at once: the socket can be closed before the loop comes to it.
-
-        What the broker has said is read before anything is written to it: writing to one that has hung up fails, and its reason is lost.
-        """
+        """As aiomqtt's, but for a broker that says no at once: the socket can be closed before the loop comes to it."""
 
         def write() -> None:
             try:
-                client.loop_read()
                 client.loop_write()
             except Exception as why:  # noqa: BLE001 - whatever it is, the connection is of no use any more
                 if not self._disconnected.done():
