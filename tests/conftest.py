@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from mes.embedded.broker import EmbeddedBroker
 from tests import databases, timescaledb
 from tests.databases import Database, Databases, cloner
 from tests.pipeline import forget_sessions
-from tests.servers import Mosquitto, debian_postgres, free_port
+from tests.servers import Mosquitto, debian_postgres, free_port, running_with, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ROOT / "seeds"
@@ -29,6 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"database ({databases.SWITCH}={databases.KIND}): {config.stash[SERVER]}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    """What tests have started ends with them, all of it."""
+    run = uuid.uuid4().hex
+    os.environ["MES_TEST_RUN"] = run
+    yield
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not running_with(f"MES_TEST_RUN={run}"), 10)
+    left = running_with(f"MES_TEST_RUN={run}")
+    assert not left, f"left running: {left}"
 
 
 @pytest.fixture(scope="session")

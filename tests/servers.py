@@ -36,6 +36,26 @@ def missing(what: str, package: str) -> None:
     pytest.skip(reason)
 
 
+def shifted_clock(offset: str) -> dict[str, str]:
+    """Variables for a process whose wall clock is off, by "+8s" or "-2h"; its monotonic clock is right."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not libraries:
+        missing("faketime", "faketime")
+    right = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": str(libraries[0]), "FAKETIME": offset, **right}
+
+
+def running_with(variable: str) -> list[str]:
+    """Processes that have inherited NAME=value: their numbers and commands."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append(f"{folder.name} {command[:200]}")
+    return found
+
+
 def wait_for(condition, seconds: float = 20.0, what: str = "condition"):  # type: ignore[no-untyped-def]
     """Poll until `condition()` is true and return its value; AssertionError after so many seconds."""
     end = time.monotonic() + seconds

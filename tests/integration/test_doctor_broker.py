@@ -19,8 +19,8 @@ from tests import pki
 from tests.deployed import Deployed
 from tests.diagnosis import diagnose, levels, one
 from tests.integration.test_refusals import as_user, with_password
-from tests.pipeline import ROOT, Gateway, environment, rows, service, sessions_held
-from tests.servers import Mosquitto, missing, stopped_at_the_end, wait_for
+from tests.pipeline import Gateway, rows, service, sessions_held
+from tests.servers import Mosquitto, shifted_clock, wait_for
 
 NOTE, OK, PROBLEM, WARNING = Level.NOTE, Level.OK, Level.PROBLEM, Level.WARNING
 LINE = "nanjing/cells/32140-1"
@@ -167,21 +167,13 @@ def test_lines_that_are_held_by_nobody_by_a_dead_worker_and_by_another_backend(d
 
 @pytest.mark.parametrize(("offset", "level", "said"), [("+8s", WARNING, "ahead"), ("-2h", PROBLEM, "2 h behind")])
 def test_the_clock_of_a_worker_is_off(
-    database: str, mosquitto_of_mine: Mosquitto, tmp_path: Path, offset: str, level: Level, said: str
+    database: str, mosquitto_of_mine: Mosquitto, offset: str, level: Level, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-    import subprocess
-    import sys
-
-    if not shutil.which("faketime"):
-        missing("faketime", "faketime")
     url = mosquitto_of_mine.url
-    setting = {**environment(database, url), "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
-    words = ["faketime", "-f", offset, sys.executable, "-m", "mes", "ingest"]
-    with (
-        (tmp_path / "log").open("wb") as log,
-        stopped_at_the_end(subprocess.Popen(words, env=setting, cwd=ROOT, stderr=log, start_new_session=True)),
-    ):
+    for name, text in shifted_clock(offset).items():
+        monkeypatch.setenv(name, text)
+    with service("ingest", database, url):
+        monkeypatch.undo()
         sessions_held(database)
         found = list(clocks.workers(heard(url, checks.LISTEN_S, frozenset({LINE}))))
     assert said in one(found, "clock.workers", level, LINE).found

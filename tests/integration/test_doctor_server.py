@@ -20,7 +20,7 @@ from mes.store.migrate import migrate
 from tests.conftest import Databases
 from tests.diagnosis import check, diagnose, execute, holding, levels, one
 from tests.pipeline import rows
-from tests.servers import debian_postgres, missing, wait_for
+from tests.servers import debian_postgres, missing, shifted_clock, wait_for
 from tests.timescaledb import Missing, timescaledb
 
 NOTE, OK, PROBLEM, WARNING = Level.NOTE, Level.OK, Level.PROBLEM, Level.WARNING
@@ -250,12 +250,8 @@ def test_a_trial_has_one_role_for_everything() -> None:
     ("offset", "level", "said"), [("+5s", WARNING, "5.0 s ahead"), ("-3h", PROBLEM, "3 h behind"), ("+0s", OK, "right")]
 )
 def test_the_clock_of_the_database_is_off(offset: str, level: Level, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-    if not shutil.which("faketime") or not library.exists():
-        missing("faketime", "faketime")
-    monkeypatch.setenv("LD_PRELOAD", str(library))
-    monkeypatch.setenv("FAKETIME", offset)
-    monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    for name, text in shifted_clock(offset).items():
+        monkeypatch.setenv(name, text)
     with debian_postgres() as url:
         monkeypatch.undo()
         found = one(check(url, clocks.database), "clock.database", level)
