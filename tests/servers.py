@@ -29,8 +29,12 @@ def free_port() -> int:
 
 
 def missing(what: str, package: str) -> None:
-    """A part of Debian's that is not installed: skipped where a person runs the tests, an error in CI."""
-    reason = f"{what} is not installed: apt-get install {package}"
+    """A part of Debian's that is not installed."""
+    impossible(f"{what} is not installed: apt-get install {package}")
+
+
+def impossible(reason: str) -> None:
+    """What a test needs is not to be had on this machine: skipped, and said, where a person runs the tests; an error in CI."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

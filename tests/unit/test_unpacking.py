@@ -17,7 +17,7 @@ import pytest
 
 from tests import timescaledb
 from tests.pipeline import ROOT
-from tests.servers import wait_for
+from tests.servers import impossible, wait_for
 
 APT = """
     echo "$*" >> {log}
@@ -74,7 +74,7 @@ class Stage:
 def stage() -> Iterator[Stage]:
     """In a folder that anyone may enter, as the server's user must be able to."""
     if platform.machine() not in timescaledb.MACHINES or platform.freedesktop_os_release()["ID"] != "debian":
-        pytest.skip("TimescaleDB is unpacked on Debian only, on processors that it has packages for")
+        impossible("TimescaleDB is unpacked on Debian only, on processors that it has packages for")
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Stage(Path(folder))
